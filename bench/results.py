@@ -1,0 +1,261 @@
+"""The columns, defined once: append a row, load a table, refuse a damaged one.
+
+A report directory holds plain CSV files with one header line and a fixed order of columns. A
+figure that was not measured is an empty field: never 0, never copied from elsewhere.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+STATUSES = ("ok", "incorrect", "diverged", "oom", "timeout", "crashed", "unsupported")
+"""What can become of a case. Each but ``ok`` comes with a one-line reason."""
+
+
+class ResultsError(ValueError):
+    """A stored file is missing, damaged, or not of this schema; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One CSV file: its name and its columns in order, each with the type of its values."""
+
+    filename: str
+    columns: Mapping[str, type]
+
+    def path(self, directory: Path) -> Path:
+        return directory / self.filename
+
+    def append(self, directory: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add ``rows`` and put them on disk before returning.
+
+        Raises ``ResultsError`` for a row with a column that the table does not have.
+        """
+        path = self.path(directory)
+        lines = [self._line(row) for row in rows]
+        is_new = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if is_new:
+                writer.writerow(self.columns)
+            writer.writerows(lines)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _line(self, row: Mapping[str, Any]) -> list[str]:
+        unknown = sorted(set(row) - set(self.columns))
+        if unknown:
+            raise ResultsError(f"{self.filename} has no column {', '.join(unknown)}")
+        return [_to_text(row.get(name), kind) for name, kind in self.columns.items()]
+
+    def load(self, directory: Path) -> pd.DataFrame:
+        """The table as a frame with typed columns; empty, with those columns, if there is no file.
+
+        Raises ``ResultsError`` for a wrong header, a short or long line, or a value of the wrong
+        type: file, line and column are named.
+        """
+        path = self.path(directory)
+        records: list[list[Any]] = []
+        if path.exists():
+            with path.open(newline="", encoding="utf-8", errors="strict") as file:
+                try:
+                    self._read(csv.reader(file, strict=True), records)
+                except (csv.Error, UnicodeDecodeError) as error:
+                    raise ResultsError(f"{path} is damaged: {error}; {_RERUN}") from error
+        frame = pd.DataFrame(records, columns=list(self.columns))
+        dtypes = {str: object, bool: "boolean", int: "Int64", float: "float64"}
+        return frame.astype({name: dtypes[kind] for name, kind in self.columns.items()})
+
+    def _read(self, reader: Any, records: list[list[Any]]) -> None:
+        header = next(reader, None)
+        if header != list(self.columns):
+            raise ResultsError(
+                f"{self.filename} is damaged: line 1 is not the header of this version; {_RERUN}"
+            )
+        for fields in reader:
+            where = f"{self.filename} is damaged: line {reader.line_num}"
+            if len(fields) != len(self.columns):
+                raise ResultsError(
+                    f"{where} has {len(fields)} fields, not {len(self.columns)}; {_RERUN}"
+                )
+            record = []
+            for (name, kind), field in zip(self.columns.items(), fields, strict=True):
+                try:
+                    record.append(_from_text(field, kind))
+                except ValueError:
+                    raise ResultsError(
+                        f"{where}, column {name}: {field!r} is not of type {kind.__name__}; {_RERUN}"
+                    ) from None
+            records.append(record)
+
+    def keep(self, directory: Path, case_ids: Iterable[str]) -> None:
+        """Drop every row whose case is not in ``case_ids``: what an interrupted case left behind."""
+        path = self.path(directory)
+        if not path.exists():
+            return
+        kept = set(case_ids)
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["case_id"] in kept]
+        with tempfile.NamedTemporaryFile(
+            "w", newline="", encoding="utf-8", dir=directory, delete=False
+        ) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(self.columns)
+            writer.writerows([[row[name] for name in self.columns] for row in rows])
+        Path(file.name).replace(path)
+
+
+_RERUN = "restore the file, or run the suite again into a new directory"
+
+
+def _to_text(value: Any, kind: type) -> str:
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    if kind is bool:
+        return "true" if value else "false"
+    if kind is float:
+        return f"{value:.9g}"
+    return " ".join(str(value).split("\n")) if kind is str else str(int(value))
+
+
+def _from_text(field: str, kind: type) -> Any:
+    if kind is str:
+        return field
+    if field == "":
+        return None
+    if kind is bool:
+        if field not in ("true", "false"):
+            raise ValueError(field)
+        return field == "true"
+    return kind(field)
+
+
+TRAINING = Table(
+    "training.csv",
+    {
+        "case_id": str,
+        "status": str,
+        "reason": str,
+        "implementation": str,
+        "backend": str,
+        "cell": str,
+        "num_layers": int,
+        "hidden_size": int,
+        "batch_size": int,
+        "num_steps": int,
+        "dtype": str,
+        "matmul_precision": str,
+        "execution": str,
+        "device": str,
+        "interpreted": bool,
+        "tokens_per_second": float,
+        "tokens_per_second_low": float,
+        "tokens_per_second_high": float,
+        "rounds": int,
+        "step_milliseconds": float,
+        "cold_start_seconds": float,
+        "peak_memory_mib": float,
+        "peak_memory_kind": str,
+        "epochs": int,
+        "learning_rate": float,
+        "train_perplexity": float,
+        "validation_perplexity": float,
+        "seconds_to_target": float,
+        "target_perplexity": float,
+        "gradient_error": float,
+        "flops_per_token": float,
+        "fraction_of_peak": float,
+        "speedup_over_torch_nn": float,
+        "published_tokens_per_second": float,
+        "published_perplexity": float,
+        "sample": str,
+        "corpus": str,
+        "corpus_sha256": str,
+        "seed": int,
+        "run_id": str,
+        "commit": str,
+        "command": str,
+    },
+)
+"""One row a case."""
+
+ROUNDS = Table(
+    "rounds.csv",
+    {
+        "case_id": str,
+        "epoch": int,  # from 1
+        "turn": int,  # which of the interleaved turns of its workload, from 0
+        "warm_up": bool,  # ran, is shown, does not count
+        "tokens": int,
+        "seconds": float,
+        "tokens_per_second": float,
+        "load_average": float,  # of the machine at the end of the round
+        "mark": str,  # why the round is suspect ("contended", "throttled"); empty when it is not
+        "run_id": str,
+    },
+)
+"""Every timed round, raw: one epoch, synchronised once at its end."""
+
+CURVES = Table(
+    "curves.csv",
+    {
+        "case_id": str,
+        "epoch": int,  # from 1
+        "seconds": float,  # training time up to the end of this epoch, validation excluded
+        "train_perplexity": float,
+        "validation_perplexity": float,  # empty for epochs where it was not evaluated
+        "run_id": str,
+    },
+)
+"""Perplexity by epoch."""
+
+LAYERS = Table(
+    "layers.csv",
+    {
+        "benchmark": str,  # pytest-benchmark's name, to use with -k
+        "implementation": str,
+        "cell": str,
+        "mode": str,  # forward | forward_backward
+        "hidden_size": int,
+        "batch_size": int,
+        "num_steps": int,
+        "dtype": str,
+        "device": str,
+        "interpreted": bool,
+        "rounds": int,
+        "milliseconds": float,  # median
+        "milliseconds_low": float,  # first quartile
+        "milliseconds_high": float,  # third quartile
+        "microseconds_per_step": float,
+        "run_id": str,
+    },
+)
+"""One layer alone, from pytest-benchmark."""
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` so that a reader sees the old file or the new one, never half of one."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """The content of ``path``. Raises ``ResultsError`` when it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ResultsError(
+            f"{path} does not exist: give a directory that `python -m bench run` wrote"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ResultsError(f"{path} is damaged: {error}; {_RERUN}") from None
