@@ -93,12 +93,12 @@ class Table:
                     record.append(_from_text(field, kind))
                 except ValueError:
                     raise ResultsError(
-                        f"{where}, column {name}: {field!r} is not of type {kind.__name__}; {_RERUN}"
+                        f"{where}, column {name}: {field!r} is not a {kind.__name__}; {_RERUN}"
                     ) from None
             records.append(record)
 
     def keep(self, directory: Path, case_ids: Iterable[str]) -> None:
-        """Drop every row whose case is not in ``case_ids``: what an interrupted case left behind."""
+        """Drop the rows of every other case: what interrupted cases left behind."""
         path = self.path(directory)
         if not path.exists():
             return

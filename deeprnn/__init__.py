@@ -1,0 +1,1 @@
+"""Stacked recurrent networks, written in several ways, and the character model they train."""

@@ -1,0 +1,99 @@
+"""``nn.RNN``, ``nn.GRU``, ``nn.LSTM``: the vendor's library on a GPU, oneDNN or ATen on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deeprnn.cells import State
+from deeprnn.stack import DeepRNN, graph_node_names
+
+MODULES: dict[str, Callable[..., nn.RNNBase]] = {
+    "rnn_tanh": lambda *sizes, **options: nn.RNN(*sizes, nonlinearity="tanh", **options),
+    "rnn_relu": lambda *sizes, **options: nn.RNN(*sizes, nonlinearity="relu", **options),
+    "gru": nn.GRU,
+    "lstm": nn.LSTM,
+}
+
+
+class TorchNN(DeepRNN):
+    """All neighbouring recurrent layers in one module of ``torch.nn``.
+
+    The modules share this object's parameters; they are kept out of its registered children, so
+    that its own parameter names stay those of ``torch.nn``.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._modules_by_first_layer: dict[int, nn.RNNBase] = {}
+        for is_recurrent, group in groupby(range(self.num_layers), lambda i: self.recurrent[i]):
+            layers = list(group)
+            if is_recurrent:
+                self._modules_by_first_layer[layers[0]] = MODULES[self.cell](
+                    self.input_size if layers[0] == 0 else self.hidden_size,
+                    self.hidden_size,
+                    len(layers),
+                    device="meta",  # draws no random numbers; the shared parameters replace these
+                )
+        self._share_parameters()
+
+    def _share_parameters(self) -> None:
+        for first, module in self._modules_by_first_layer.items():
+            for index in range(module.num_layers):
+                own = self.parameters_of(first + index)
+                for (name, _), parameter in zip(self._shapes(index), own, strict=True):
+                    setattr(module, name, parameter)
+            module.flatten_parameters()
+
+    def _apply(self, *arguments: Any, **options: Any) -> TorchNN:
+        super()._apply(*arguments, **options)
+        self._share_parameters()  # moved or converted: the modules must see the new tensors
+        return self
+
+    def train(self, mode: bool = True) -> TorchNN:
+        super().train(mode)
+        for module in self._modules_by_first_layer.values():
+            module.train(mode)
+        return self
+
+    def flatten_parameters(self) -> None:
+        for module in self._modules_by_first_layer.values():
+            module.flatten_parameters()
+
+    def stack(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        finals: list[State] = []
+        layer = 0
+        while layer < self.num_layers:
+            if layer in self._modules_by_first_layer:
+                module = self._modules_by_first_layer[layer]
+                part = tuple(s[layer : layer + module.num_layers] for s in state)
+                x, final = module(x, part if self.cell == "lstm" else part[0])
+                finals.append(final if self.cell == "lstm" else (final,))
+                layer += module.num_layers
+            else:
+                x, final = self.any_layer(layer, x, ())
+                finals.append(tuple(s.unsqueeze(0) for s in final))
+                layer += 1
+        return x, tuple(torch.cat(parts) for parts in zip(*finals, strict=True))
+
+    def backend(self, y: Tensor) -> str:
+        nodes = graph_node_names(y)
+        if any("Cudnn" in name for name in nodes):
+            return f"cuDNN {_dotted(torch.backends.cudnn.version())}"
+        if any("Miopen" in name for name in nodes):
+            return "MIOpen"
+        if any("Mkldnn" in name for name in nodes):
+            return "oneDNN"
+        return super().backend(y)
+
+
+def _dotted(version: int | None) -> str:
+    """cuDNN's version number 91002 as 9.10.2."""
+    if version is None:
+        return "of unknown version"
+    major, rest = divmod(version, 10000) if version >= 90000 else divmod(version, 1000)
+    return f"{major}.{rest // 100}.{rest % 100}"
