@@ -178,7 +178,7 @@ class DeepRNN(nn.Module):
         return tuple(states)
 
     def stack(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """All layers: ``x (T, B, I)``, state of ``(L, B, H)``; returns ``y (T, B, H)`` and its end."""
+        """All layers: ``x (T, B, I)``, a state of ``(L, B, H)``; returns y and the final state."""
         finals: list[State] = []
         for layer in range(self.num_layers):
             x, final = self.any_layer(layer, x, tuple(s[layer] for s in state))

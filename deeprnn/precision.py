@@ -1,0 +1,27 @@
+"""One switch for the precision of float32 matrix products, the same for every implementation."""
+
+from __future__ import annotations
+
+import torch
+
+PRECISIONS = ("ieee", "tf32")
+
+
+def set_matmul_precision(precision: str) -> None:
+    """Set how float32 products are computed by cuBLAS, cuDNN and, through :func:`get`, by Triton.
+
+    TF32 keeps 10 of float32's 23 mantissa bits and exists on CUDA alone; elsewhere the setting
+    changes nothing.
+
+    Raises:
+        ValueError: ``precision`` is neither ``"ieee"`` nor ``"tf32"``.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown; use {' or '.join(PRECISIONS)}")
+    torch.backends.cuda.matmul.fp32_precision = precision
+    torch.backends.cudnn.rnn.fp32_precision = precision  # type: ignore[attr-defined]
+
+
+def get_matmul_precision() -> str:
+    """``"ieee"`` or ``"tf32"``: what :func:`set_matmul_precision` set last, or torch's default."""
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
