@@ -1,0 +1,51 @@
+"""One fused Triton launch a time step; interpreted where there is no GPU."""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+from torch.nn import functional as F
+
+from deeprnn.cells import State
+from deeprnn.precision import get_matmul_precision
+from deeprnn.stack import DeepRNN
+from deeprnn.support import Request, Support
+from kernels.function import step_layer
+from kernels.tiling import INTERPRETED
+
+
+def a_way_to_run_triton(request: Request) -> str | None:
+    """A GPU, or Triton's interpreter, which is chosen before Triton is first imported."""
+    if request.device == "cpu" and not INTERPRETED:
+        return "Triton needs a GPU; to interpret its kernels on a CPU set TRITON_INTERPRET=1"
+    if request.dtype == "float64" and not INTERPRETED:
+        return "float64 runs in Triton's interpreter only"
+    return None
+
+
+class TritonStep(DeepRNN):
+    """The input product of all steps at once, then one kernel launch a step, forward and backward.
+
+    Float32 products inside the kernel follow the precision set for the products around it.
+    """
+
+    support = Support(
+        requirements=(a_way_to_run_triton,), interpreted_on=("cpu", "cuda") if INTERPRETED else ()
+    )
+
+    def layer(self, layer: int, x: Tensor, state: State) -> tuple[Tensor, State]:
+        weight_ih, weight_hh, bias_ih, bias_hh = self.parameters_of(layer)
+        y, final = step_layer(
+            self.cell,
+            F.linear(x, weight_ih, bias_ih),
+            weight_hh,
+            bias_hh,
+            (state[0], state[1]) if len(state) == 2 else state[0],
+            input_precision=get_matmul_precision(),
+        )
+        return y, final if isinstance(final, tuple) else (final,)
+
+    def backend(self, y: Tensor) -> str:
+        how = "interpreted" if INTERPRETED else torch.cuda.get_device_name(y.device)
+        return f"Triton {triton.__version__}, {how}"

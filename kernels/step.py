@@ -1,0 +1,196 @@
+"""One launch a time step: recurrent product, gates and state update fused; its backward too.
+
+The grid is two-dimensional: a program owns a tile of (batch rows) × (hidden units), with all the
+gates of those units, so nothing has to be exchanged inside a step. Between steps the end of a
+launch is the barrier: the next launch reads what this one wrote.
+
+    forward, step t     p = h_{t-1} W_hhᵀ + b_hh        all of h_{t-1}, this tile's rows of W_hh
+                        h_t, c_t, saved = cell(x_t, p)
+    backward, step t    dh_t = dy_t + dgates_{t+1} W_hh   all of dgates_{t+1}, this tile's columns
+                        dgates_t = cell'(dh_t, saved)
+                        … and one launch more, product alone, for the initial state's gradient
+
+Buffers, all contiguous, time first:
+
+    gates_x (T, B, G·H)    hs (T+1, B, H), slot 0 the initial state    cs (T+1, B, H), LSTM only
+    saved (T, B, S·H)      dgates_x, dgates_p (T, B, G·H); one and the same unless the cell is a GRU
+"""
+
+# A device function's arguments are Triton values, for which there are no Python types.
+# mypy: disable-error-code="no-untyped-def"
+
+import contextlib
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels import tiling
+from kernels.cells import GATES, SAVED
+from kernels.gates import finish_backward, finish_forward, load_tile, store_tile
+
+INTERPRETED = tiling.INTERPRETED
+
+
+@triton.jit
+def gate_product(
+    h, weight_ptr, k, units, gate, acc,
+    H: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """acc + h[:, k] · W_hh[gate·H + units, k]ᵀ: one gate's part of the recurrent product."""
+    at = (gate * H + units)[None, :] * H + k[:, None]
+    w = tl.load(weight_ptr + at, mask=(k[:, None] < H) & (units[None, :] < H), other=0.0)
+    if UPCAST:
+        w = w.to(COMPUTE)
+    return tl.dot(h, w, acc, input_precision=PRECISION, out_dtype=COMPUTE)
+
+
+@triton.jit(do_not_specialize=["t"])
+def step_forward_kernel(
+    gates_x_ptr, weight_ptr, bias_ptr, hs_ptr, cs_ptr, saved_ptr, t, B,
+    CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr, SAVE: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """One tile of one step. `t` is the step; hs and cs hold step t in slot t + 1."""
+    rows = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
+    units = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    inside = (rows[:, None] < B) & (units[None, :] < H)
+    step = tl.cast(t, tl.int64) * B  # rows of a (T·B, ·) matrix before this step
+    h_prev_ptr = hs_ptr + step * H
+
+    p0 = tl.zeros((BLOCK_B, BLOCK_H), dtype=COMPUTE)
+    p1 = p0
+    p2 = p0
+    p3 = p0
+    for start in range(0, H, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        at = rows[:, None] * H + k[None, :]
+        h = tl.load(h_prev_ptr + at, mask=(rows[:, None] < B) & (k[None, :] < H), other=0.0)
+        if UPCAST:
+            h = h.to(COMPUTE)
+        p0 = gate_product(h, weight_ptr, k, units, 0, p0, H, PRECISION, UPCAST, COMPUTE)
+        if G >= 3:
+            p1 = gate_product(h, weight_ptr, k, units, 1, p1, H, PRECISION, UPCAST, COMPUTE)
+            p2 = gate_product(h, weight_ptr, k, units, 2, p2, H, PRECISION, UPCAST, COMPUTE)
+        if G >= 4:
+            p3 = gate_product(h, weight_ptr, k, units, 3, p3, H, PRECISION, UPCAST, COMPUTE)
+
+    gates_x = gates_x_ptr + step * (G * H)
+    finish_forward(
+        gates_x, bias_ptr, h_prev_ptr, hs_ptr + (step + B) * H, cs_ptr + step * H,
+        cs_ptr + (step + B) * H, saved_ptr + step * (S * H), rows, units, inside,
+        p0, p1, p2, p3, CELL, H, G, S, SAVE, COMPUTE,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["t"])
+def step_backward_kernel(
+    grad_y_ptr, weight_ptr, hs_ptr, cs_ptr, saved_ptr, dgates_x_ptr, dgates_p_ptr,
+    dh_ptr, dc_ptr, t, B,
+    CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
+    LAST: tl.constexpr, INITIAL: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """One tile of one backward step.
+
+    dh and dc (B, H) carry gradient from step t + 1 to step t in place: each element is read and
+    written by the one program that owns it. LAST is the first step taken, t = T − 1, where they
+    hold the final state's gradient and there is no product yet. INITIAL is t = −1: no gates any
+    more, dh becomes the initial state's gradient.
+    """
+    rows = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
+    units = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    inside = (rows[:, None] < B) & (units[None, :] < H)
+    step = tl.cast(t, tl.int64) * B
+
+    dh = tl.zeros((BLOCK_B, BLOCK_H), dtype=COMPUTE)
+    if not LAST:
+        next_ptr = dgates_p_ptr + (step + B) * (G * H)
+        for start in range(0, G * H, BLOCK_K):
+            k = start + tl.arange(0, BLOCK_K)
+            at = rows[:, None] * (G * H) + k[None, :]
+            mask = (rows[:, None] < B) & (k[None, :] < G * H)
+            dgates = tl.load(next_ptr + at, mask=mask, other=0.0)
+            mask = (k[:, None] < G * H) & (units[None, :] < H)
+            w = tl.load(weight_ptr + k[:, None] * H + units[None, :], mask=mask, other=0.0)
+            if UPCAST:
+                dgates = dgates.to(COMPUTE)
+                w = w.to(COMPUTE)
+            dh = tl.dot(dgates, w, dh, input_precision=PRECISION, out_dtype=COMPUTE)
+    if LAST or CELL == "gru":
+        dh += load_tile(dh_ptr, rows, units, H, inside, COMPUTE)
+
+    if INITIAL:
+        store_tile(dh_ptr, rows, units, H, inside, dh)
+    else:
+        dh += load_tile(grad_y_ptr + step * H, rows, units, H, inside, COMPUTE)
+        dc = dh
+        if CELL == "lstm":
+            dc = load_tile(dc_ptr, rows, units, H, inside, COMPUTE)
+        direct, dc = finish_backward(
+            hs_ptr + step * H, hs_ptr + (step + B) * H, cs_ptr + step * H,
+            cs_ptr + (step + B) * H, saved_ptr + step * (S * H), dgates_x_ptr + step * (G * H),
+            dgates_p_ptr + step * (G * H), rows, units, inside, dh, dc, CELL, H, G, S, COMPUTE,
+        )  # fmt: skip
+        if CELL == "gru":
+            store_tile(dh_ptr, rows, units, H, inside, direct)
+        if CELL == "lstm":
+            store_tile(dc_ptr, rows, units, H, inside, dc)
+
+
+def on_device_of(tensor: torch.Tensor) -> contextlib.AbstractContextManager:
+    """Triton launches on the current device: make that the tensor's."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+
+
+def compile_options(cell: str, H: int, dtype: torch.dtype, tile: tiling.Tile,
+                    input_precision: str) -> dict[str, Any]:  # fmt: skip
+    """The compile-time arguments that the forward and the backward kernel share."""
+    return {
+        "CELL": cell, "H": H, "G": GATES[cell], "S": SAVED[cell],
+        "BLOCK_B": tile.block_b, "BLOCK_H": tile.block_h, "BLOCK_K": tile.block_k,
+        "PRECISION": input_precision,
+        "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32,
+        # the interpreter multiplies bfloat16 bit patterns, so it is given float32 there
+        "UPCAST": INTERPRETED, "num_warps": tile.num_warps, "num_stages": tile.num_stages,
+    }  # fmt: skip
+
+
+def forward(cell: str, gates_x: torch.Tensor, weight_hh: torch.Tensor, bias_hh: torch.Tensor,
+            hs: torch.Tensor, cs: torch.Tensor, saved: torch.Tensor, *, save: bool,
+            input_precision: str) -> None:  # fmt: skip
+    """Fill hs[1:], cs[1:] and, if `save`, saved, T launches. Slot 0 of hs and cs is given."""
+    T, B = gates_x.shape[:2]
+    H = weight_hh.shape[1]
+    tile = tiling.step_tile(B, H, GATES[cell], gates_x.dtype, gates_x.device)
+    options = compile_options(cell, H, gates_x.dtype, tile, input_precision)
+    grid = (triton.cdiv(H, tile.block_h), triton.cdiv(B, tile.block_b))
+    with on_device_of(gates_x):
+        for t in range(T):
+            step_forward_kernel[grid](
+                gates_x, weight_hh, bias_hh, hs, cs, saved, t, B, SAVE=save, **options
+            )
+
+
+def backward(cell: str, grad_y: torch.Tensor, weight_hh: torch.Tensor, hs: torch.Tensor,
+             cs: torch.Tensor, saved: torch.Tensor, dgates_x: torch.Tensor,
+             dgates_p: torch.Tensor, dh: torch.Tensor, dc: torch.Tensor, *,
+             input_precision: str) -> None:  # fmt: skip
+    """Fill dgates_x and dgates_p, T + 1 launches.
+
+    dh and dc (B, H), in the compute type, hold the final state's gradient on entry and the initial
+    state's on return.
+    """
+    T, B, H = grad_y.shape
+    tile = tiling.step_tile(B, H, GATES[cell], grad_y.dtype, grad_y.device, backward=True)
+    options = compile_options(cell, H, grad_y.dtype, tile, input_precision)
+    grid = (triton.cdiv(H, tile.block_h), triton.cdiv(B, tile.block_b))
+    with on_device_of(grad_y):
+        for t in range(T - 1, -2, -1):
+            step_backward_kernel[grid](
+                grad_y, weight_hh, hs, cs, saved, dgates_x, dgates_p, dh, dc, t, B,
+                LAST=t == T - 1, INITIAL=t == -1, **options,
+            )  # fmt: skip
