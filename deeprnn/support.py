@@ -12,6 +12,10 @@ import torch
 from deeprnn.cells import GATES
 
 
+class Unsupported(RuntimeError):
+    """An implementation found at run time that it would not be what its name says."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What somebody wants an implementation to run. Sizes in the symbols of the project."""
