@@ -165,7 +165,7 @@ def forward(cell: str, gates_x: torch.Tensor, weight_hh: torch.Tensor, bias_hh: 
     """Fill hs[1:], cs[1:] and, if `save`, saved, T launches. Slot 0 of hs and cs is given."""
     T, B = gates_x.shape[:2]
     H = weight_hh.shape[1]
-    tile = tiling.step_tile(B, H, GATES[cell], gates_x.dtype, gates_x.device)
+    tile = tiling.step_tile(B, H, GATES[cell], gates_x.dtype, input_precision)
     options = compile_options(cell, H, gates_x.dtype, tile, input_precision)
     grid = (triton.cdiv(H, tile.block_h), triton.cdiv(B, tile.block_b))
     with on_device_of(gates_x):
@@ -185,7 +185,7 @@ def backward(cell: str, grad_y: torch.Tensor, weight_hh: torch.Tensor, hs: torch
     state's on return.
     """
     T, B, H = grad_y.shape
-    tile = tiling.step_tile(B, H, GATES[cell], grad_y.dtype, grad_y.device, backward=True)
+    tile = tiling.step_tile(B, H, GATES[cell], grad_y.dtype, input_precision, backward=True)
     options = compile_options(cell, H, grad_y.dtype, tile, input_precision)
     grid = (triton.cdiv(H, tile.block_h), triton.cdiv(B, tile.block_b))
     with on_device_of(grad_y):

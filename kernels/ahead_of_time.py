@@ -1,0 +1,254 @@
+"""Compile every kernel for GPUs that are not here, and read what the compiler says about it.
+
+    python -m kernels.ahead_of_time                  the whole table; a few minutes
+    python -m kernels.ahead_of_time --target sm_90 --cell lstm --precision tf32
+
+Registers and spills come from `ptxas -v`, shared memory from Triton, and whether a product runs on
+tensor cores from the instructions themselves. For AMD they come from the assembler's listing.
+
+Bounds: nothing spilled, shared memory within what the chip gives one program, tensor-core
+instructions exactly where the precision means them. A broken bound is printed and the command
+exits with 1. It needs no GPU, and must not run under TRITON_INTERPRET.
+"""
+
+import argparse
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from kernels import step, tiling
+from kernels.cells import GATES
+from kernels.tiling import CHIPS
+
+# cell, H: the layers of the published runs, all at B 32
+PUBLISHED = {"lstm": 256, "gru": 256, "rnn_tanh": 512}
+BATCH = 32
+
+PRECISIONS = {
+    "ieee": (torch.float32, "ieee"),
+    "tf32": (torch.float32, "tf32"),
+    "bfloat16": (torch.bfloat16, "ieee"),
+}
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+
+TRITON_TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+FLOAT32_BUFFERS = ("cs_ptr", "dh_ptr", "dc_ptr")
+COUNTER_BUFFERS = ("counter_ptr",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One kernel with its compile-time arguments."""
+
+    kernel: str
+    cell: str
+    H: int
+    precision: str
+    target: str
+    function: Any
+    options: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler made of a variant. `spills` and `shared` are bytes."""
+
+    kernel: str
+    cell: str
+    H: int
+    precision: str
+    target: str
+    tile: str
+    programs: int
+    warps: int
+    registers: int
+    spills: int
+    shared: int
+    instruction: str
+    broken: str
+
+
+def variants(kernels: Iterable[str], cells: Iterable[str], precisions: Iterable[str],
+             targets: Iterable[str]) -> Iterator[Variant]:  # fmt: skip
+    """Every kernel at the published size of its cell, for every precision and target asked for."""
+    for target in targets:
+        for cell in cells:
+            for precision in precisions:
+                for kernel in kernels:
+                    yield from KERNELS[kernel](kernel, cell, PUBLISHED[cell], precision, target)
+
+
+def step_variant(kernel: str, cell: str, H: int, precision: str,
+                 target: str) -> Iterator[Variant]:  # fmt: skip
+    """The step kernel as `kernels.step` launches it."""
+    dtype, input_precision = PRECISIONS[precision]
+    backward = kernel == "step_backward"
+    tile = tiling.step_tile(BATCH, H, GATES[cell], dtype, input_precision, backward=backward)
+    options = step.compile_options(cell, H, dtype, tile, input_precision)
+    if backward:
+        options |= {"LAST": False, "INITIAL": False}
+        yield Variant(kernel, cell, H, precision, target, step.step_backward_kernel, options)
+    else:
+        options |= {"SAVE": True}
+        yield Variant(kernel, cell, H, precision, target, step.step_forward_kernel, options)
+
+
+KERNELS = {"step_forward": step_variant, "step_backward": step_variant}
+
+
+def compile_variant(variant: Variant) -> Compiled:
+    """Compile one variant and hold it to the bounds."""
+    dtype = PRECISIONS[variant.precision][0]
+    target = TARGETS[variant.target]
+    options = dict(variant.options)
+    launch = {
+        name: options.pop(name)
+        for name in ("num_warps", "num_stages", "launch_cooperative_grid")
+        if name in options
+    }
+    signature, aligned = {}, {}
+    for position, name in enumerate(variant.function.arg_names):
+        if name in options:
+            signature[name] = "constexpr"
+        elif name.endswith("_ptr"):
+            signature[name] = "*" + pointed_type(name, dtype)
+            # torch allocates at multiples of 16 bytes, and Triton uses that when it launches
+            aligned[(position,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "i32"
+    source = ASTSource(variant.function, signature, constexprs=options, attrs=aligned)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        built = triton.compile(source, target=target, options=launch)
+    if target.backend == "hip":
+        registers, spills, instruction = read_amd(built.asm["amdgcn"])
+    else:
+        registers, spills = ask_ptxas(built.asm["ptx"])
+        instruction = first(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync", built.asm["ptx"])
+    units = -(-variant.H // options["BLOCK_H"])
+    compiled = Compiled(
+        variant.kernel, variant.cell, variant.H, variant.precision, variant.target,
+        tile=f"{options['BLOCK_B']}x{options['BLOCK_H']}x{options['BLOCK_K']}",
+        programs=units * -(-BATCH // options["BLOCK_B"]), warps=launch["num_warps"],
+        registers=registers, spills=spills, shared=built.metadata.shared,
+        instruction=instruction, broken="",
+    )  # fmt: skip
+    return dataclasses.replace(compiled, broken="; ".join(broken_bounds(compiled)))
+
+
+def pointed_type(name: str, dtype: torch.dtype) -> str:
+    """The element type of the buffer behind a kernel's pointer argument."""
+    if name in COUNTER_BUFFERS:
+        return "i32"
+    return "fp32" if name in FLOAT32_BUFFERS else TRITON_TYPES[dtype]
+
+
+def broken_bounds(compiled: Compiled) -> Iterator[str]:
+    """Says which bounds a compiled kernel breaks."""
+    if compiled.spills:
+        yield f"{compiled.spills} bytes spilled"
+    limit = CHIPS[compiled.target].shared_memory
+    if compiled.shared > limit:
+        yield f"{compiled.shared} bytes of shared memory, {limit} available"
+    wanted = tiling.uses_tensor_cores(*PRECISIONS[compiled.precision])
+    if wanted and not compiled.instruction:
+        yield "no tensor-core instruction"
+    if not wanted and compiled.instruction and compiled.target != "gfx942":
+        # AMD's matrix units do compute IEEE float32, so there it is no sign of lost precision
+        yield f"{compiled.instruction} where IEEE float32 was asked for"
+
+
+def ask_ptxas(ptx: str) -> tuple[int, int]:
+    """Registers a thread and bytes spilled, by the first ptxas that takes this PTX."""
+    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    target = first(r"(?<=\.target )\w+", ptx)
+    said = ""
+    for name in ("ptxas", "ptxas-blackwell"):
+        if not (folder / name).exists():
+            continue
+        with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+            file.write(ptx)
+            file.flush()
+            answer = subprocess.run(
+                [str(folder / name), "-v", f"-arch={target}", file.name, "-o", "/dev/null"],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+        said = answer.stderr
+        if answer.returncode == 0:
+            registers = int(first(r"(?<=Used )\d+(?= registers)", said))
+            spills = sum(int(bytes_) for bytes_ in re.findall(r"(\d+) bytes spill", said))
+            return registers, spills
+    raise RuntimeError(f"no ptxas in {folder} takes this PTX: {said.strip()}")
+
+
+def read_amd(listing: str) -> tuple[int, int, str]:
+    """Vector registers, bytes spilled and the matrix instruction, from an AMD listing."""
+    spilled = int(first(r"(?<=\.vgpr_spill_count:)\s*\d+", listing) or 0)
+    return (
+        int(first(r"(?<=\.vgpr_count:)\s*\d+", listing)),
+        4 * spilled,
+        first(r"v_s?mfma_\w+", listing),
+    )
+
+
+def first(pattern: str, text: str) -> str:
+    """The first match, or an empty string."""
+    found = re.search(pattern, text)
+    return found.group() if found else ""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table (or JSON lines); 1 if a bound is broken."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kernels.ahead_of_time",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name, choices in (
+        ("kernel", KERNELS), ("cell", PUBLISHED), ("precision", PRECISIONS), ("target", TARGETS),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", action="append", choices=list(choices))
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    asked = parser.parse_args(arguments)
+    if tiling.INTERPRETED:
+        print("unset TRITON_INTERPRET: an interpreted kernel cannot be compiled", file=sys.stderr)
+        return 2
+    if not asked.json:
+        print("| kernel | cell | H | precision | target | tile B×H×K | programs | warps "
+              "| registers | spilled B | shared KiB | instruction | broken |")  # fmt: skip
+        print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
+    failed = False
+    for variant in variants(
+        asked.kernel or KERNELS, asked.cell or PUBLISHED, asked.precision or PRECISIONS,
+        asked.target or TARGETS,
+    ):  # fmt: skip
+        compiled = compile_variant(variant)
+        failed |= bool(compiled.broken)
+        if asked.json:
+            print(json.dumps(dataclasses.asdict(compiled)), flush=True)
+        else:
+            cells = dataclasses.asdict(compiled) | {"shared": f"{compiled.shared / 1024:.0f}"}
+            print("| " + " | ".join(str(value) for value in cells.values()) + " |", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Kernels compile for GPUs that are not here, within bounds; and the bounds do fire."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kernels import ahead_of_time
+from kernels.ahead_of_time import Compiled, broken_bounds
+from kernels.tiling import CHIPS
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments):
+    """The command in a process of its own: this one may interpret, and that cannot compile."""
+    environment = {name: v for name, v in os.environ.items() if name != "TRITON_INTERPRET"}
+    return subprocess.run(
+        [sys.executable, "-m", "kernels.ahead_of_time", *arguments],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+
+
+# A part of the table that meets every kernel, cell, precision and target; the command makes it all.
+REPRESENTATIVE = [
+    ("lstm", "tf32", "sm_90"),
+    ("lstm", "ieee", "sm_80"),
+    ("gru", "bfloat16", "sm_100"),
+    ("rnn_tanh", "tf32", "gfx942"),
+]
+
+
+@pytest.mark.parametrize(("cell", "precision", "target"), REPRESENTATIVE, ids="-".join)
+def test_published_sizes_compile_within_bounds(cell, precision, target):
+    done = run("--cell", cell, "--precision", precision, "--target", target, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["kernel"] for row in rows] == list(ahead_of_time.KERNELS)
+    for row in rows:
+        assert row["broken"] == ""
+        assert row["spills"] == 0
+        assert 0 < row["registers"] <= 255
+        assert 0 < row["shared"] <= CHIPS[target].shared_memory
+        if precision != "ieee":
+            assert row["instruction"]
+
+
+GOOD = Compiled("step_forward", "lstm", 256, "tf32", "sm_90", "32x16x64", 16, 4, 85, 0, 49152,
+                "mma.sync", "")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({}, ""),
+        ({"spills": 24}, "24 bytes spilled"),
+        ({"shared": 300_000}, "300000 bytes of shared memory, 232448 available"),
+        ({"instruction": ""}, "no tensor-core instruction"),
+        ({"precision": "ieee"}, "mma.sync where IEEE float32 was asked for"),
+    ],
+    ids=["good", "spill", "shared", "no-tensor-cores", "tensor-cores-in-ieee"],
+)
+def test_a_broken_bound_is_said(changed, message):
+    assert "; ".join(broken_bounds(dataclasses.replace(GOOD, **changed))) == message
+
+
+def test_interpreted_kernels_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr(ahead_of_time.tiling, "INTERPRETED", True)
+    assert ahead_of_time.main([]) == 2
+    assert "unset TRITON_INTERPRET" in capsys.readouterr().err
