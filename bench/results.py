@@ -107,11 +107,11 @@ class Table:
             rows = [row for row in csv.DictReader(file) if row["case_id"] in kept]
         with tempfile.NamedTemporaryFile(
             "w", newline="", encoding="utf-8", dir=directory, delete=False
-        ) as file:
-            writer = csv.writer(file, lineterminator="\n")
+        ) as copy:
+            writer = csv.writer(copy, lineterminator="\n")
             writer.writerow(self.columns)
             writer.writerows([[row[name] for name in self.columns] for row in rows])
-        Path(file.name).replace(path)
+        Path(copy.name).replace(path)
 
 
 _RERUN = "restore the file, or run the suite again into a new directory"
@@ -198,7 +198,7 @@ ROUNDS = Table(
         "tokens": int,
         "seconds": float,
         "tokens_per_second": float,
-        "load_average": float,  # of the machine at the end of the round
+        "other_cpu": float,  # share of the machine's processors that others used meanwhile
         "mark": str,  # why the round is suspect ("contended", "throttled"); empty when it is not
         "run_id": str,
     },

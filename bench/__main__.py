@@ -1,0 +1,246 @@
+"""The command line: ``python -m bench list | run | report | doctor``."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from bench.results import ResultsError
+from bench.workloads import PROFILES
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="""How fast can a stacked recurrent network be trained, written in which way?
+
+\b
+Examples:
+  python -m bench doctor                              what is here, and what is missing
+  python -m bench list --profile smoke                every case of a profile
+  python -m bench run                                 quick on a CPU, full on a GPU
+  python -m bench run --profile published --only lstm the published LSTM, 500 epochs
+  python -m bench report reports/my-machine/quick     render a stored report again
+
+\b
+Exit codes: 0 done; 1 a case was incorrect, diverged, crashed, or ran out of time or memory
+(the others are done all the same); 2 wrong use; 130 stopped with Ctrl-C.""",
+)
+
+_PROFILES = "\b\n" + "\n".join(f"  {p.name:<10} {p.purpose}" for p in PROFILES.values())
+
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--profile", "-p", help=f"{', '.join(PROFILES)}. Default: quick on a CPU, full with CUDA."
+    ),
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        help="Only cases that match: an implementation, a piece of a case id, or a pattern over a "
+        "whole one such as 'lstm-*/torch_nn/*'. May be given several times.",
+    ),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+CorpusOption = Annotated[
+    str,
+    typer.Option(
+        "--corpus",
+        help="timemachine, moreau, or the path of a UTF-8 text of your own. timemachine.txt is "
+        "looked for in the directory DEEPRNN_CORPUS_DIR, in the cache, and on the network.",
+    ),
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Draws weights and minibatches.")]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", min=0, help="Of each worker; 0: one a physical core.")
+]
+
+
+def _console() -> Console:
+    # Piped into a file, nothing must be cut off at 80 columns.
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+def _refuse(message: str) -> NoReturn:
+    """One clear line, exit code 2."""
+    typer.echo(f"bench: {message}", err=True)
+    raise typer.Exit(2)
+
+
+def _ask_planner(measure: bool, **request: Any) -> dict[str, Any]:
+    """The plan for these options, made by a child process: this one never touches a GPU."""
+    from bench.worker_process import worker_environment
+
+    if request["device"] not in ("auto", "cpu", "cuda"):
+        _refuse(f"--device {request['device']!r} is unknown; use auto, cpu or cuda")
+    device = request["device"]
+    if device == "auto":
+        device = "cuda" if _cuda_is_present() else "cpu"
+    from bench.environment import default_threads
+
+    threads = request["threads"] or default_threads()
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.planner"],
+        input=json.dumps({**request, "measure": measure}) + "\n",
+        stdout=subprocess.PIPE,
+        text=True,
+        env=worker_environment(device, threads),
+        check=False,
+    )
+    if done.returncode != 0 or not done.stdout:
+        typer.echo("bench: the plan could not be made; the lines above say why", err=True)
+        raise typer.Exit(1)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    if "error" in answer:
+        _refuse(answer["error"])
+    return answer
+
+
+def _cuda_is_present() -> bool:
+    """Whether PyTorch sees a CUDA device, asked in a child process."""
+    code = "import torch; print(torch.cuda.is_available())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return done.stdout.strip() == "True"
+
+
+@app.command("list")
+def list_cases(
+    profile: ProfileOption = None,
+    only: OnlyOption = None,
+    device: DeviceOption = "auto",
+    corpus: CorpusOption = "timemachine",
+) -> None:
+    """Show the plan: every case, and why one is unsupported here."""
+    options = {"profile": profile, "only": only or [], "device": device, "corpus": corpus}
+    answer = _ask_planner(measure=False, seed=0, threads=0, case_seconds=0, **options)
+    _print_plan(answer["plan"])
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    console = _console()
+    cases = plan["cases"]
+    refused = sum(bool(case["unsupported"]) for case in cases)
+    lines = [f"Profile {plan['profile']} on {plan['device']}: {plan['purpose']}"]
+    for workload in plan["workloads"]:
+        lines += ["", f"{workload['title']}, {workload['epochs']} epochs"]
+        for case in cases:
+            if case["workload"] == workload["workload"]:
+                note = f"   unsupported: {case['unsupported']}" if case["unsupported"] else ""
+                mark = "   interpreted" if case["interpreted"] and not note else ""
+                lines.append(f"  {case['case_id']}{mark}{note}")
+    lines += ["", f"{len(cases)} cases, {refused} of them unsupported here. Left out:"]
+    lines += [f"  - {note}" for note in plan["notes"]]
+    if plan["corpus"]["note"]:
+        lines += ["", plan["corpus"]["note"]]
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command(epilog=_PROFILES)
+def run(
+    profile: ProfileOption = None,
+    only: OnlyOption = None,
+    device: DeviceOption = "auto",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Default: reports/<machine>/<profile>."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Run only what --output DIR still lacks.")
+    ] = False,
+    corpus: CorpusOption = "timemachine",
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 0,
+    case_seconds: Annotated[
+        float,
+        typer.Option(
+            "--case-seconds", min=0, help="Stop a case that takes longer; 0: the profile's limit."
+        ),
+    ] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+) -> None:
+    """Train every case of a profile, and write the report."""
+    from bench import session
+
+    started = time.monotonic()
+    request = {
+        "profile": profile,
+        "only": only or [],
+        "device": device,
+        "corpus": corpus,
+        "seed": seed,
+        "threads": threads,
+        "case_seconds": case_seconds,
+    }
+    if resume and output is None:
+        _refuse("--resume needs the directory to continue: --output DIR")
+    answer = _ask_planner(measure=not dry_run, **request)
+    if dry_run:
+        _print_plan(answer["plan"])
+        return
+    console = _console()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped by a scheduler: same path
+    try:
+        directory = session.open_directory(answer, output, resume)
+    except ResultsError as error:
+        _refuse(str(error))
+    try:
+        failed = session.run(answer, directory, console, started)
+    except ResultsError as error:
+        _refuse(str(error))
+    except KeyboardInterrupt:
+        command = session.resume_command(answer["plan"], directory)
+        console.print(
+            f"Stopped. What was measured is kept in {directory}\nContinue with: {command}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(130) from None
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(help="What `run` wrote.", metavar="DIR")],
+) -> None:
+    """Render a stored report again, from its files alone."""
+    from bench import session
+
+    try:
+        session.show(directory, _console())
+    except ResultsError as error:
+        _refuse(str(error))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is here, what is missing, and what to do about it."""
+    from bench.environment import default_threads
+    from bench.worker_process import worker_environment
+
+    device = "cuda" if _cuda_is_present() else "cpu"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.doctor"],
+        env=worker_environment(device, default_threads()),
+        check=False,
+    )
+    raise typer.Exit(done.returncode)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""How a round is timed, and how memory is read."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+CONTENDED_ABOVE = 0.10
+"""A round is marked when others used more than this share of the machine's processors."""
+
+
+@dataclass
+class Timing:
+    """Filled in when the timed block ends."""
+
+    seconds: float = 0.0
+    other_cpu: float = 0.0  # share of all processors, 0 to 1
+    mark: str = ""
+
+
+@contextmanager
+def timed() -> Iterator[Timing]:
+    """Time a block that ends by waiting for its device, and note who else used the processors.
+
+    Time that a hypervisor gave to other guests counts as used by others.
+    """
+    timing = Timing()
+    process = psutil.Process()
+    cores = psutil.cpu_count() or 1
+    busy_before, own_before = _busy_seconds(), _own_seconds(process)
+    start = time.perf_counter()
+    yield timing
+    timing.seconds = time.perf_counter() - start
+    busy, own = _busy_seconds() - busy_before, _own_seconds(process) - own_before
+    timing.other_cpu = min(1.0, max(0.0, (busy - own) / (timing.seconds * cores)))
+    # The kernel counts in ticks of 10 ms: on shorter rounds the share is mostly rounding.
+    if timing.other_cpu > CONTENDED_ABOVE and timing.seconds > 0.2:
+        timing.mark = "contended"
+
+
+def _busy_seconds() -> float:
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    # Linux counts guest time within user time; the sum must not count it twice.
+    double = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+    return float(sum(times) - idle - double)
+
+
+def _own_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until ``device`` has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget the peak so far: what comes after is what the task needs."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
+        except OSError:
+            return  # a hardened kernel: peak_memory says that its figure is for the whole life
+
+
+def peak_memory(device: torch.device) -> tuple[float, str]:
+    """The peak in MiB and its kind.
+
+    ``cuda_allocated``: device memory held by tensors. ``process_resident``: memory of the whole
+    process, Python and PyTorch included (about 200 MiB), since the last reset where the system can
+    reset it, else over its whole life.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20, "cuda_allocated"
+    if sys.platform == "linux":
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024, "process_resident"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 1024), "process_resident"

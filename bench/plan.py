@@ -1,0 +1,109 @@
+"""workloads × implementations × executions → cases with stable ids, each run or refused."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.workloads import PROFILES, Profile, Workload
+from deeprnn import implementations
+from deeprnn.support import Request
+
+
+class UsageError(ValueError):
+    """A wrong use of the command line: what was given, what is accepted, what to do next."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row to come: a workload, an implementation and how it is executed."""
+
+    workload: Workload
+    implementation: str
+    execution: str
+    device: str
+    interpreted: bool
+    unsupported: str  # why it cannot be run here, in one line; empty if it can
+
+    @property
+    def id(self) -> str:
+        return f"{self.workload.id}/{self.implementation}/{self.execution}"
+
+
+def find_profile(name: str) -> Profile:
+    """The profile of that name. Raises ``UsageError`` naming those there are."""
+    if name not in PROFILES:
+        raise UsageError(f"profile {name!r} is unknown; use one of {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def plan(
+    profile: Profile, device: str, only: Sequence[str] = (), vocabulary_size: int = 28
+) -> list[Case]:
+    """Every case of ``profile`` on ``device`` whose id matches one of ``only``, or all.
+
+    A pattern is a part of a case id, or a shell pattern over a whole one.
+
+    Raises:
+        UsageError: a pattern that matches nothing, which is most often a misspelt name.
+    """
+    cases = [
+        _case(profile, workload, implementation, execution, device, vocabulary_size)
+        for workload in profile.workloads
+        for implementation in implementations.names()
+        for execution in profile.executions
+        if device == "cuda" or execution == "eager"
+    ]
+    for pattern in only:
+        if not any(matches(case.id, pattern) for case in cases):
+            raise UsageError(
+                f"--only {pattern!r} matches none of the {len(cases)} cases of profile "
+                f"{profile.name}; implementations: {', '.join(implementations.names())}; "
+                f"`python -m bench list --profile {profile.name}` shows all ids"
+            )
+    return [c for c in cases if not only or any(matches(c.id, pattern) for pattern in only)]
+
+
+def matches(case_id: str, pattern: str) -> bool:
+    """Whether ``pattern`` is a whole part between slashes, a shell pattern, or a piece of the id.
+
+    A name that is one whole part means that part alone: ``gru`` is a piece of many ids, but
+    ``torch_nn`` must not also choose ``torch_nn_persistent``.
+    """
+    if any(character in pattern for character in "*?["):
+        return fnmatch.fnmatchcase(case_id, pattern)
+    if pattern in implementations.names():
+        return pattern in case_id.split("/")
+    return pattern in case_id
+
+
+def _case(
+    profile: Profile,
+    workload: Workload,
+    implementation: str,
+    execution: str,
+    device: str,
+    vocabulary_size: int,
+) -> Case:
+    request = Request(
+        cell=workload.cell,
+        device=device,
+        dtype=workload.dtype,
+        matmul_precision=workload.matmul_precision,
+        execution=execution,
+        input_size=vocabulary_size,
+        hidden_size=workload.hidden_size,
+        num_layers=workload.num_layers,
+        batch_size=workload.batch_size,
+        num_steps=workload.num_steps,
+        recurrent=workload.recurrent,
+    )
+    reason = implementations.why_unsupported(implementation, request) or ""
+    interpreted = implementations.interpreted(implementation, device)
+    if not reason and interpreted and not profile.runs_interpreted:
+        reason = (
+            f"runs only in an interpreter on {device}: right for checking, meaningless for speed; "
+            "profile smoke runs it"
+        )
+    return Case(workload, implementation, execution, device, interpreted, reason)

@@ -1,0 +1,161 @@
+"""One run from its directory to its report: what lies around the runner."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bench.progress import RunProgress
+from bench.results import TRAINING, ResultsError, read_json, write_json
+from bench.runner import Runner, wall_time
+from bench.workloads import PROFILES
+
+MUST_AGREE = ("schema", "profile", "only", "device", "seed", "threads", "commit", "cases")
+"""What a resumed run may not change: its rows would no longer belong to one another."""
+
+
+def open_directory(answer: dict[str, Any], output: Path | None, resume: bool) -> Path:
+    """The report directory, with ``plan.json`` and ``environment.json`` in it.
+
+    Adds ``run_id`` to the plan; a resumed run keeps the one it had.
+
+    Raises:
+        ResultsError: the directory cannot be written, holds another report, or, to be resumed,
+            belongs to another plan or commit.
+    """
+    plan = answer["plan"]
+    plan["run_id"] = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    if output is None:
+        directory = Path("reports") / plan["machine"] / plan["profile"]
+        if (directory / "plan.json").exists():
+            directory = directory.with_name(f"{plan['profile']}-{plan['run_id']}")
+    else:
+        directory = output
+    if resume:
+        stored = read_json(directory / "plan.json")
+        _refuse_to_mix(directory, stored, plan)
+        plan["run_id"] = stored["run_id"]
+        return directory
+    if (directory / "plan.json").exists():
+        raise ResultsError(
+            f"{directory} already holds a report; continue it with --resume, "
+            "or give another --output"
+        )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / "plan.json", plan)
+    except OSError as error:
+        raise ResultsError(
+            f"--output {directory}: {error.strerror}; give a directory that can be written"
+        ) from None
+    environment = answer["environment"]
+    environment["Measured"] = {
+        f"{_precision_title(key)} matrix products (GFLOP/s)": round(flops / 1e9, 1)
+        for key, flops in answer["peaks"].items()
+    }
+    environment["Run"] = {"Started": wall_time(), "Commit": plan["commit"]}
+    write_json(directory / "environment.json", environment)
+    return directory
+
+
+def _precision_title(key: str) -> str:
+    dtype, precision = key.split("/")
+    return "TF32" if (dtype, precision) == ("float32", "tf32") else dtype
+
+
+def _refuse_to_mix(directory: Path, stored: dict[str, Any], plan: dict[str, Any]) -> None:
+    differing = [
+        f"{key} ({_brief(stored.get(key))} there, {_brief(plan[key])} now)"
+        for key in MUST_AGREE
+        if stored.get(key) != plan[key]
+    ]
+    if stored.get("corpus", {}).get("sha256") != plan["corpus"]["sha256"]:
+        differing.append("the text")
+    if differing:
+        raise ResultsError(
+            f"--resume: {directory} was made by another plan, differing in "
+            f"{', '.join(differing)}; use the same options and commit, or another --output"
+        )
+
+
+def _brief(value: Any) -> str:
+    return f"{len(value)} entries" if isinstance(value, list) else str(value)
+
+
+def run(answer: dict[str, Any], directory: Path, console: Console, started: float) -> bool:
+    """Run what is missing, time single layers, render, and print the ranking.
+
+    Returns whether any case failed. Whatever interrupts it, the rows so far are on disk.
+    """
+    plan = answer["plan"]
+    profile = PROFILES[plan["profile"]]
+    _say_what_comes(plan, answer["origin"], directory, console)
+    runner = Runner(
+        plan,
+        profile,
+        answer["text"],
+        answer["peaks"],
+        directory,
+        lambda seconds: RunProgress(console, seconds),
+    )
+    if len(runner.done) > 0:
+        _say(console, f"Resuming: {len(runner.done)} of {len(plan['cases'])} cases have a row.")
+    runner.run()
+    if profile.layers_seconds and not plan["only"]:
+        _time_layers(plan, profile.layers_seconds, directory, console)
+    environment = read_json(directory / "environment.json")
+    environment["Run"]["Finished"] = wall_time()
+    environment["Run"]["Wall time (s)"] = round(
+        environment["Run"].get("Wall time (s)", 0) + time.monotonic() - started, 1
+    )
+    write_json(directory / "environment.json", environment)
+    show(directory, console)
+    statuses = TRAINING.load(directory)["status"]
+    return bool((~statuses.isin(["ok", "unsupported"])).any())
+
+
+def _say_what_comes(plan: dict[str, Any], origin: str, directory: Path, console: Console) -> None:
+    _say(console, f"Profile {plan['profile']} on {plan['device']}: {plan['purpose']}")
+    _say(console, f"Text: {plan['corpus']['title']} ({origin})")
+    if plan["corpus"]["note"]:
+        _say(console, f"Note: {plan['corpus']['note']}")
+    _say(console, f"{len(plan['cases'])} cases, {plan['threads']} threads; writing to {directory}")
+
+
+def _time_layers(plan: dict[str, Any], seconds: float, directory: Path, console: Console) -> None:
+    from bench.layers_report import run_layers
+
+    _say(console, "Single layers, forward and backward (pytest-benchmark)")
+    problem = run_layers(
+        directory, plan["run_id"], plan["device"], plan["threads"], max_seconds=seconds
+    )
+    if problem:
+        _say(console, f"  not timed: {problem}")
+
+
+def show(directory: Path, console: Console) -> None:
+    """Render the report and print its ranking and where it is."""
+    from bench import report  # matplotlib is slow to import; nothing before needs it
+
+    report.render(directory).print(console)
+
+
+def resume_command(plan: dict[str, Any], directory: Path) -> str:
+    """The command line that goes on where a run was stopped."""
+    words = [Path(sys.executable).name, "-m", "bench", "run", "--profile", plan["profile"]]
+    for pattern in plan["only"]:
+        words += ["--only", pattern]
+    words += ["--device", plan["device"], "--seed", str(plan["seed"])]
+    words += ["--threads", str(plan["threads"])]
+    if plan["corpus"]["asked"] != "timemachine":
+        words += ["--corpus", plan["corpus"]["asked"]]
+    return shlex.join([*words, "--output", str(directory), "--resume"])
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,135 @@
+"""Is it the same function? Outputs and every gradient against torch.nn in float64 on the CPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deeprnn import implementations
+from deeprnn.stack import DeepRNN
+
+BOUNDS = {"ieee": 1e-5, "tf32": 1e-2, "bfloat16": 5e-2, "float16": 1e-2}
+"""Largest relative error ‖a − r‖ / ‖r‖ allowed, by precision. The loose ones exist for rounding."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The largest relative error over all compared tensors, and which tensor had it."""
+
+    error: float
+    tensor: str
+    bound: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.bound  # False for NaN
+
+    def __str__(self) -> str:
+        return f"{self.tensor} is off by {self.error:.2g}, and {self.bound:.0e} is allowed"
+
+
+def bound_for(dtype: str, matmul_precision: str) -> float:
+    """The bound for a workload's precision; float64 is held to float32's."""
+    return BOUNDS.get(dtype, BOUNDS[matmul_precision])
+
+
+def relative_error(actual: Tensor, reference: Tensor) -> float:
+    """``‖a − r‖ / ‖r‖`` in float64, of tensors of one shape; ``‖a‖`` where the reference is 0.
+
+    NaN anywhere, or another shape, gives NaN, which never passes.
+    """
+    if actual.shape != reference.shape:
+        return math.nan
+    actual, reference = actual.detach().double().cpu(), reference.detach().double().cpu()
+    difference, norm = (actual - reference).norm().item(), reference.norm().item()
+    return difference / norm if norm > 0 else difference
+
+
+def verify(
+    stack: DeepRNN, batch_size: int, num_steps: int, seed: int, bound: float
+) -> Verification:
+    """Compare ``stack`` with the reference on fresh random input with a non-zero initial state.
+
+    Compared are the output, the final state, and the gradients of the input, the initial state
+    and every parameter that is trained. The parameters of ``stack`` are overwritten with fresh
+    ones; its device and dtype stay.
+
+    Args:
+        stack: what is checked.
+        batch_size, num_steps: ``B`` and ``T`` of the random input.
+        seed: draws weights and input.
+        bound: the largest relative error that passes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    scale = 1 / math.sqrt(stack.hidden_size)
+    weight = next(stack.parameters())
+    with torch.no_grad():
+        for parameter in stack.parameters():
+            fresh = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_((2 * fresh - 1) * scale)
+    reference = implementations.build(
+        implementations.REFERENCE,
+        stack.cell,
+        stack.input_size,
+        stack.hidden_size,
+        stack.num_layers,
+        recurrent=stack.recurrent,
+        dtype=torch.float64,
+    )
+    # The reference starts from the rounded weights and inputs: rounding them is not an error.
+    reference.load_state_dict({k: v.double().cpu() for k, v in stack.state_dict().items()})
+    for own, other in zip(stack.parameters(), reference.parameters(), strict=True):
+        other.requires_grad_(own.requires_grad)
+
+    def rounded(tensor: Tensor) -> Tensor:
+        return tensor.to(weight.device, weight.dtype)
+
+    state_shape = (stack.num_layers, batch_size, stack.hidden_size)
+    count = 2 if stack.cell == "lstm" else 1
+    inputs = [rounded(normal(num_steps, batch_size, stack.input_size))]
+    inputs += [rounded(0.5 * normal(*state_shape)) for _ in range(count)]
+    upstream = [rounded(normal(num_steps, batch_size, stack.hidden_size))]
+    upstream += [rounded(normal(*state_shape)) for _ in range(count)]
+
+    actual = _outputs_and_gradients(stack, inputs, upstream, lambda t: t)
+    expected = _outputs_and_gradients(reference, inputs, upstream, lambda t: t.double().cpu())
+    errors = {name: relative_error(actual[name], expected[name]) for name in expected}
+    # NaN is the worst of all, whatever the order in which it comes.
+    worst = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
+    return Verification(errors[worst], worst, bound)
+
+
+def _outputs_and_gradients(
+    stack: DeepRNN,
+    inputs: list[Tensor],
+    upstream: list[Tensor],
+    convert: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    leaves = [convert(tensor).detach().clone().requires_grad_() for tensor in inputs]
+    state = leaves[1] if len(leaves) == 2 else (leaves[1], leaves[2])
+    stack.train()
+    stack.zero_grad(set_to_none=True)
+    y, final = stack(leaves[0], state)
+    finals = (final,) if isinstance(final, Tensor) else final
+    torch.autograd.backward([y, *finals], [convert(tensor) for tensor in upstream])
+    results = {"output": y, **{f"final {n}": t for n, t in zip("hc", finals, strict=False)}}
+    names = ["the input", *(f"initial {n}" for n in "hc")]
+    for name, leaf in zip(names, leaves, strict=False):
+        results[f"gradient of {name}"] = _gradient(leaf)
+    for name, parameter in stack.named_parameters():
+        if parameter.requires_grad:
+            results[f"gradient of {name}"] = _gradient(parameter)
+    return {name: tensor.detach().clone() for name, tensor in results.items()}
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    """The gradient; NaN where none arrived, so that a forgotten one is an error."""
+    return torch.full_like(tensor, math.nan) if tensor.grad is None else tensor.grad

@@ -1,0 +1,243 @@
+"""The child process that owns one case: its memory, its compile caches, its crash.
+
+It is started as ``python -m bench.worker`` and speaks JSON, one object a line. The first line on
+standard input is the job; then come commands ``{"turn": n}`` (train n epochs) and
+``{"finish": true}``. Each is answered by one line. When standard input ends, so does the worker:
+no orphan keeps a machine busy.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import torch
+
+from bench import measurement, verification
+from bench.workloads import Workload
+from deeprnn import language_model
+from deeprnn.generation import generate
+from deeprnn.language_model import LanguageModel
+from deeprnn.minibatches import Minibatches, split
+from deeprnn.precision import set_matmul_precision
+from deeprnn.support import Unsupported
+from deeprnn.training import Trainer, evaluate
+from deeprnn.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the runner sends first."""
+
+    workload: Workload
+    implementation: str
+    execution: str
+    device: str
+    seed: int
+    threads: int
+    text: str  # normalised
+    validate_every: int
+    sample_prefix: str
+    sample_length: int
+
+    @classmethod
+    def from_json(cls, line: str) -> Job:
+        fields = json.loads(line)
+        workload = fields["workload"]
+        if workload["recurrent"] is not None:
+            workload["recurrent"] = tuple(workload["recurrent"])
+        return cls(**{**fields, "workload": Workload(**workload)})
+
+
+class Failed(Exception):
+    """The case ends here with a status and a one-line reason."""
+
+    def __init__(self, status: str, reason: str, **figures: Any) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.figures = figures
+
+
+class CaseRun:
+    """One case from its construction to its last epoch."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        workload = job.workload
+        self.device = torch.device(job.device)
+        self.dtype = getattr(torch, workload.dtype)
+        torch.set_num_threads(job.threads)
+        set_matmul_precision(workload.matmul_precision)
+        self.vocabulary = Vocabulary(job.text)
+        tokens = self.vocabulary.encode(job.text).to(self.device)
+        train, validation = split(tokens, workload.num_train, workload.num_validation)
+        sizes = (workload.batch_size, workload.num_steps)
+        self.minibatches = Minibatches(train, *sizes, seed=job.seed)
+        self.validation = Minibatches(validation, *sizes, seed=job.seed)
+        self.epochs_done = 0
+
+    def prepare(self) -> dict[str, Any]:
+        """Build, compile, take a first step (the cold start); then check; then start afresh."""
+        workload = self.job.workload
+        measurement.synchronize(self.device)  # creates the CUDA context: not the case's cost
+        start = time.perf_counter()
+        model = self._build(self.job.implementation)
+        initial = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+        trainer = Trainer(
+            model, self.minibatches, workload.learning_rate, execution=self.job.execution
+        )
+        steps = trainer.prepare()
+        steps.start()
+        steps.run(*next(iter(self.minibatches.epoch(0))))
+        measurement.synchronize(self.device)
+        cold_start = time.perf_counter() - start
+
+        x = next(iter(self.minibatches.epoch(0)))[0]
+        one_hot = torch.nn.functional.one_hot(x, len(self.vocabulary)).to(self.dtype)
+        figures: dict[str, Any] = {
+            "cold_start_seconds": cold_start,
+            "backend": model.rnn.backend(model.rnn(one_hot)[0]),
+        }
+        figures |= self._verify(model)
+
+        model.load_state_dict(initial)
+        self.model, self.trainer = model, trainer
+        measurement.synchronize(self.device)
+        measurement.reset_peak_memory(self.device)
+        return figures
+
+    def _build(self, implementation: str, **changes: Any) -> LanguageModel:
+        workload = self.job.workload
+        torch.manual_seed(self.job.seed)  # the same initial weights for every implementation
+        model = language_model.build(
+            implementation,
+            workload.cell,
+            len(self.vocabulary),
+            workload.hidden_size,
+            workload.num_layers,
+            recurrent=workload.recurrent,
+            initialization=workload.initialization,
+        )
+        return model.to(self.device, changes.get("dtype", self.dtype))
+
+    def _verify(self, model: LanguageModel) -> dict[str, Any]:
+        workload = self.job.workload
+        bound = verification.bound_for(workload.dtype, workload.matmul_precision)
+        checks = [(model, bound, workload.matmul_precision)]
+        if bound > verification.BOUNDS["ieee"]:
+            # A loose bound is for rounding, not for bugs: the same code must be exact in float32.
+            exact = self._build(self.job.implementation, dtype=torch.float32)
+            checks.append((exact, verification.BOUNDS["ieee"], "ieee"))
+        errors = []
+        for candidate, allowed, precision in checks:
+            set_matmul_precision(precision)
+            outcome = verification.verify(
+                candidate.rnn,
+                workload.batch_size,
+                workload.num_steps,
+                seed=self.job.seed + 1,
+                bound=allowed,
+            )
+            set_matmul_precision(workload.matmul_precision)
+            if not outcome.passed:
+                raise Failed("incorrect", str(outcome), gradient_error=outcome.error)
+            errors.append(outcome.error)
+        return {"gradient_error": errors[0]}
+
+    def turn(self, epochs: int) -> dict[str, Any]:
+        """Train for some epochs, each of them one timed round."""
+        rounds = []
+        for _ in range(epochs):
+            with measurement.timed() as timing:
+                result = self.trainer.epoch(self.epochs_done)
+            self.epochs_done += 1
+            entry = {
+                "epoch": self.epochs_done,
+                "tokens": result.tokens,
+                "seconds": timing.seconds,
+                "other_cpu": timing.other_cpu,
+                "mark": timing.mark,
+                "train_perplexity": result.perplexity,
+                "validation_perplexity": None,
+            }
+            rounds.append(entry)
+            if not math.isfinite(result.perplexity):
+                reason = f"training perplexity became {result.perplexity} in epoch {entry['epoch']}"
+                raise Failed("diverged", reason, rounds=rounds)
+            is_last = self.epochs_done == self.job.workload.epochs
+            if is_last or self.epochs_done % self.job.validate_every == 0:
+                evaluated = language_model.twin(self.model)
+                entry["validation_perplexity"] = evaluate(evaluated, self.validation)
+        return {"rounds": rounds}
+
+    def finish(self) -> dict[str, Any]:
+        """What is known only at the end: peak memory, and what the model writes."""
+        peak, kind = measurement.peak_memory(self.device)
+        sample = generate(
+            language_model.twin(self.model),
+            self.vocabulary,
+            self.job.sample_prefix,
+            self.job.sample_length,
+        )
+        return {"peak_memory_mib": peak, "peak_memory_kind": kind, "sample": sample}
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """The status and the one-line reason that ``error`` amounts to."""
+    if isinstance(error, Failed):
+        return {"status": error.status, "reason": str(error), **error.figures}
+    first = (str(error).strip() or "no message").splitlines()[0]
+    reason = f"{type(error).__name__}: {first}"
+    if isinstance(error, Unsupported):
+        return {"status": "unsupported", "reason": first}
+    is_out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+    return {"status": "oom" if is_out_of_memory else "crashed", "reason": reason}
+
+
+def _answer(channel: TextIO, content: dict[str, Any]) -> None:
+    channel.write(json.dumps(content) + "\n")
+    channel.flush()
+
+
+def _read_commands(commands: queue.Queue[str]) -> None:
+    for line in sys.stdin:
+        commands.put(line)
+    os._exit(0)  # the runner is gone; so is the reason to compute
+
+
+def main() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's business
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print must not get between the answers
+    commands: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read_commands, args=(commands,), daemon=True).start()
+    try:
+        run = CaseRun(Job.from_json(commands.get()))
+        _answer(channel, run.prepare())
+        while True:
+            command = json.loads(commands.get())
+            if "finish" in command:
+                _answer(channel, run.finish())
+                return 0
+            _answer(channel, run.turn(command["turn"]))
+    except Exception as error:
+        if not isinstance(error, (Failed, Unsupported)):
+            import traceback
+
+            traceback.print_exc()  # to the case's log
+        _answer(channel, failure(error))
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

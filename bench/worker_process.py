@@ -1,0 +1,135 @@
+"""The runner's end of a worker: start it, ask it, never wait for it longer than allowed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+CACHE_PREFIX = "deeprnn-bench-"
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def worker_environment(device: str, threads: int, cache: str | None = None) -> dict[str, str]:
+    """The environment variables of a child process; all that matter are fixed here.
+
+    Waiting threads sleep instead of spinning, so that a worker that waits for its turn costs
+    nothing. ``cache`` gives compilers an empty directory, so that a cold start is cold.
+    """
+    fixed = {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": os.pathsep.join(
+            [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ),
+    }
+    if device == "cpu":
+        fixed["TRITON_INTERPRET"] = "1"
+        fixed["CUDA_VISIBLE_DEVICES"] = ""
+    if cache is not None:
+        fixed["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(cache, "inductor")
+        fixed["TRITON_CACHE_DIR"] = os.path.join(cache, "triton")
+    return {**os.environ, **fixed}
+
+
+class WorkerEnded(Exception):
+    """The worker is gone, or was stopped; carries a status and a one-line reason."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class WorkerProcess:
+    """One worker.
+
+    ``limit`` is in seconds and counts only the time spent waiting for answers. Without a ``cache``
+    the compilers of this worker start with an empty one.
+    """
+
+    def __init__(
+        self, job: Mapping[str, Any], log: Path, limit: float, cache: str | None = None
+    ) -> None:
+        self.log = log
+        self.limit = limit
+        self.used = 0.0
+        self._own_cache = tempfile.mkdtemp(prefix=CACHE_PREFIX) if cache is None else None
+        self._log_file = log.open("w", encoding="utf-8")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log_file,
+            text=True,
+            env=worker_environment(job["device"], job["threads"], cache or self._own_cache),
+            start_new_session=True,  # Ctrl-C reaches the runner alone; it stops the workers
+        )
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+        self.send(job)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Hand over one message; a worker that is gone is noticed by :meth:`receive`."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+
+    def receive(self) -> dict[str, Any]:
+        """The next answer.
+
+        Raises:
+            WorkerEnded: the time limit is used up, or the worker died without an answer.
+        """
+        start = time.monotonic()
+        try:
+            line = self._lines.get(timeout=max(0.0, self.limit - self.used))
+        except queue.Empty:
+            self.stop()
+            raise WorkerEnded(
+                "timeout", f"took longer than the {self.limit:.0f} s a case may take"
+            ) from None
+        finally:
+            self.used += time.monotonic() - start
+        if line is None:
+            raise WorkerEnded("crashed", self._last_words())
+        return dict(json.loads(line))
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        if code < 0:
+            name = signal.Signals(-code).name
+            hint = "; the system does so when memory runs out" if name == "SIGKILL" else ""
+            return f"the worker was ended by {name}{hint}"
+        lines = self.log.read_text("utf-8", errors="replace").strip().splitlines()
+        last = f": {lines[-1].strip()}" if lines else ""
+        return f"the worker ended without an answer, exit code {code}{last}"
+
+    def stop(self) -> None:
+        """End the worker and all it started, and remove what it compiled."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._log_file.close()
+        if self._own_cache is not None:
+            shutil.rmtree(self._own_cache, ignore_errors=True)
