@@ -1,0 +1,181 @@
+"""What a report says first: who is the fastest, by how much, and what went wrong.
+
+Sentences are plain text in which names stand between backticks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from bench.ranking import NOT_RUN, PYTHON_LOOP, TORCH_NN, Case, Report, Workload
+from bench.statistics import geometric_mean
+from bench.tables import decimals, factor, factor_interval, tokens
+
+MAX_PERPLEXITY_SPREAD = 1.02
+"""Same weights, same minibatches: training perplexities further apart than this are reported."""
+
+FAILURES = {
+    "incorrect": "Incorrect: outputs or gradients differ from the reference, so not timed",
+    "diverged": "Diverged: the loss stopped being a number",
+    "crashed": "Crashed",
+    "oom": "Out of memory",
+    "timeout": "Out of time",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something a reader must know before believing the tables."""
+
+    title: str
+    lines: list[str]
+
+
+def verdict(report: Report) -> list[str]:
+    """One sentence over the whole report, then one for each workload."""
+    timed = [w for w in report.workloads if w.ranked]
+    if not timed:
+        if not any(case.status == NOT_RUN for case in report.cases):
+            return ["No case gave a throughput that counts, so there is no fastest implementation."]
+        return ["Nothing has been timed yet, so there is no fastest implementation."]
+    sentences = [_of_workload(report, workload) for workload in report.workloads]
+    return sentences if len(report.workloads) == 1 else [_overall(report, timed), *sentences]
+
+
+def _overall(report: Report, timed: list[Workload]) -> str:
+    wins = Counter(w.ranked[0].implementation for w in timed)
+    parts = []
+    for place, (name, count) in enumerate(sorted(wins.items(), key=lambda win: (-win[1], win[0]))):
+        all_of_them = "each" if count == len(timed) else f"{count}"
+        many = f"{all_of_them} of {len(timed)} workloads" if place == 0 else f"{count}"
+        parts.append(f"`{name}` on {many}")
+    sentence = "The fastest correct implementation is " + _and(parts)
+    means = []
+    for name, of_case in (
+        (PYTHON_LOOP, [w.ranked[0].over_python_loop for w in timed]),
+        (TORCH_NN, [w.ranked[0].over_torch_nn for w in timed]),
+    ):
+        known = [ratio.ratio for ratio in of_case if ratio is not None]
+        if known and set(wins) != {name}:
+            means.append(f"{decimals(geometric_mean(known))} × `{name}`")
+    if means:
+        sentence += f"; taken together, the fastest reach {_and(means)} (geometric mean)"
+    ties = sum(_is_tie(report, workload) for workload in timed)
+    if ties:
+        sentence += f". On {ties} of {len(timed)} the next one cannot be told from the fastest"
+    return sentence + "."
+
+
+def _is_tie(report: Report, workload: Workload) -> bool:
+    """Whether the interval of the runner-up's ratio to the fastest leaves either ahead."""
+    if len(workload.ranked) < 2:
+        return False
+    ratio = report.compare(workload.ranked[1], workload.ranked[0])
+    return ratio is not None and ratio.is_bounded and ratio.high >= 1
+
+
+def _of_workload(report: Report, workload: Workload) -> str:
+    best = workload.fastest
+    if best is None:
+        return f"{workload.title}: nothing timed."
+    speed = tokens(best["tokens_per_second"])
+    sentence = f"{workload.title}: `{report.label(best)}` is the fastest, with {speed} tokens/s"
+    against = [
+        f"{factor(ratio)} × `{name}`"
+        for name, ratio in ((PYTHON_LOOP, best.over_python_loop), (TORCH_NN, best.over_torch_nn))
+        if ratio is not None and best.implementation != name
+    ]
+    if against:
+        sentence += ", " + _and(against)
+    return sentence + "." + _runner_up(report, workload, best)
+
+
+def _runner_up(report: Report, workload: Workload, best: Case) -> str:
+    """Who follows, where that is not plain from the sentence before it."""
+    if len(workload.ranked) < 2:
+        return ""
+    if _is_tie(report, workload):
+        second = workload.ranked[1]
+        ratio = report.compare(second, best)
+        return (
+            f" `{report.label(second)}` cannot be told from it: {factor(ratio)} times its speed, "
+            f"95 % interval {factor_interval(ratio)}."
+        )
+    if best.implementation != TORCH_NN:
+        return ""
+    other = next((c for c in workload.ranked if c.implementation != TORCH_NN), None)
+    if other is None or other.over_torch_nn is None:
+        return ""
+    return (
+        f" Of the others `{report.label(other)}` comes closest, {factor(other.over_torch_nn)} × it."
+    )
+
+
+def problems(report: Report) -> list[Problem]:
+    """What a reader must know, the worst first; empty when all is well."""
+    found = []
+    for status, title in FAILURES.items():
+        cases = [case for case in report.cases if case.status == status]
+        if cases:
+            items = [f"`{c.case_id}`: {c.reason or 'no reason was stored'}" for c in cases]
+            found.append(Problem(title, items))
+    corpus = report.plan.get("corpus") or {}
+    if not corpus.get("is_published", True) or corpus.get("note"):
+        text = corpus.get("note") or (
+            f"The text is {corpus.get('title') or corpus.get('name')}, not the published one: "
+            "perplexities do not compare with published ones."
+        )
+        title = "Text" if corpus.get("is_published", True) else "A stand-in for the published text"
+        found.append(Problem(title, [str(text)]))
+    found += [p for p in (_parted(report), _marked(report), _unrun(report)) if p.lines]
+    if report.unplanned:
+        found.append(Problem("Rows that no plan names", [f"`{name}`" for name in report.unplanned]))
+    return found
+
+
+def _parted(report: Report) -> Problem:
+    """Workloads whose implementations do not learn the same."""
+    items = []
+    for workload in report.workloads:
+        ids = {c.case_id: report.label(c) for c in workload.cases if c.status == "ok"}
+        curves = report.curves[report.curves["case_id"].isin(list(ids))]
+        curves = curves.dropna(subset=["train_perplexity"])
+        table = curves.pivot_table(index="epoch", columns="case_id", values="train_perplexity")
+        shared = table.dropna()
+        if shared.empty or len(ids) < 2:
+            continue
+        epoch, last = shared.index[-1], shared.iloc[-1]
+        if last.max() > MAX_PERPLEXITY_SPREAD * last.min():
+            low, high = ids[str(last.idxmin())], ids[str(last.idxmax())]
+            items.append(
+                f"{workload.title}: after {epoch} epochs from {decimals(last.min(), 3)} (`{low}`) "
+                f"to {decimals(last.max(), 3)} (`{high}`)"
+            )
+    percent = round(100 * (MAX_PERPLEXITY_SPREAD - 1))
+    return Problem(
+        f"Training perplexities part by more than {percent} %, although weights and minibatches "
+        "are the same; rounding alone can do that after many epochs",
+        items,
+    )
+
+
+def _marked(report: Report) -> Problem:
+    marked = report.rounds[report.rounds["mark"] != ""]
+    items = []
+    for mark, group in marked.groupby("mark"):
+        cases = group["case_id"].value_counts().sort_index()
+        names = ", ".join(f"`{name}` {count}" for name, count in cases.items())
+        items.append(f"{mark}: {names}")
+    return Problem(
+        f"{len(marked)} of {len(report.rounds)} rounds are marked as suspect; they count", items
+    )
+
+
+def _unrun(report: Report) -> Problem:
+    missing = [f"`{case.case_id}`" for case in report.cases if case.status == NOT_RUN]
+    return Problem(f"{len(missing)} of {len(report.cases)} cases: {NOT_RUN}", missing)
+
+
+def _and(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
