@@ -1,0 +1,89 @@
+"""The registry: what is found, what is refused, what is an error."""
+
+import pytest
+
+from deeprnn import implementations
+from deeprnn.implementations import MissingPackage
+from deeprnn.stack import DeepRNN
+from deeprnn.support import Request
+
+ONE = """
+from deeprnn.implementations.python_loop import PythonLoop as Loop
+class Dropped(Loop):
+    "A Python loop under another name."
+"""
+
+
+@pytest.fixture
+def drop(tmp_path, monkeypatch):
+    """Adds a file to the package, as a user would, and forgets it afterwards."""
+    monkeypatch.setattr(implementations, "__path__", [*implementations.__path__, str(tmp_path)])
+    implementations.load.cache_clear()
+
+    def write(name: str, source: str) -> None:
+        (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+
+    yield write
+    implementations.load.cache_clear()
+
+
+def test_the_known_ones_are_there_and_sorted():
+    names = implementations.names()
+    assert names == sorted(names)
+    assert {
+        "manual_gradient",
+        "python_loop",
+        "torch_compile_step",
+        "torch_compile_unrolled",
+        "torch_nn",
+        "torchscript",
+    } <= set(names)
+    assert implementations.REFERENCE in names
+
+
+def test_every_class_says_what_it_is():
+    for name in implementations.names():
+        assert implementations.load(name).__doc__ not in (None, DeepRNN.__doc__), name
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"'cudnn' is unknown; known: .*python_loop, .*torch_nn"):
+        implementations.load("cudnn")
+
+
+def test_a_file_dropped_into_the_package_is_an_implementation(drop):
+    drop("dropped_fine", ONE)
+    assert "dropped_fine" in implementations.names()
+    assert implementations.why_unsupported("dropped_fine", Request(cell="gru")) is None
+    assert type(implementations.build("dropped_fine", "gru", 2, 3)).__name__ == "Dropped"
+
+
+def test_a_missing_package_of_others_is_a_reason(drop):
+    drop("dropped_needy", f"import no_such_package_anywhere.part\n{ONE}")
+    with pytest.raises(MissingPackage, match="needs the package no_such_package_anywhere"):
+        implementations.load("dropped_needy")
+    reason = implementations.why_unsupported("dropped_needy", Request(cell="gru"))
+    assert reason.startswith("needs the package no_such_package_anywhere: python -m pip install")
+    assert implementations.interpreted("dropped_needy", "cpu") is False
+
+
+@pytest.mark.parametrize(
+    "line", ["import kernels.no_such_file", "from deeprnn.cells import no_such_name"]
+)
+def test_a_failed_import_of_our_own_is_an_error(drop, line):
+    drop("dropped_broken", f"{line}\n{ONE}")
+    with pytest.raises(ImportError) as caught:
+        implementations.why_unsupported("dropped_broken", Request(cell="gru"))
+    assert not isinstance(caught.value, MissingPackage)
+
+
+@pytest.mark.parametrize(("copies", "said"), [(0, "defines 0"), (2, "defines 2")])
+def test_one_file_is_one_implementation(drop, copies, said):
+    source = "\n".join(ONE.replace("Dropped", f"Dropped{i}") for i in range(copies))
+    drop(f"dropped_{copies}", source)
+    with pytest.raises(ImportError, match=f"{said} subclasses of DeepRNN, not one"):
+        implementations.load(f"dropped_{copies}")
+
+
+def test_only_interpreters_are_interpreted():
+    assert implementations.interpreted("torch_nn", "cpu") is False
