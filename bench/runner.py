@@ -82,6 +82,7 @@ class Runner:
             table.keep(directory, self.done)
         self.missing = [c for c in plan["cases"] if c["case_id"] not in self.done]
         self._alive: list[WorkerProcess] = []
+        self._is_stopping = False
         self._shared_cache = tempfile.mkdtemp(prefix=CACHE_PREFIX) if profile.hurried else None
         self.progress = progress_for(sum(self._estimate(c) for c in self.missing))
 
@@ -101,13 +102,17 @@ class Runner:
                 if cases:
                     self._run_workload(workload, cases)
         finally:
-            for worker in self._alive:
-                worker.stop()
+            self._stop_all()
             self.progress.close()
             if self._shared_cache is not None:
                 shutil.rmtree(self._shared_cache, ignore_errors=True)
             if not any(self.logs.iterdir()):
                 self.logs.rmdir()
+
+    def _stop_all(self) -> None:
+        self._is_stopping = True
+        for worker in list(self._alive):
+            worker.stop()
 
     # One workload
 
@@ -115,7 +120,13 @@ class Runner:
         self.progress.say(f"{workload['title']} ({workload['workload']}): {len(cases)} cases")
         if self.profile.hurried:
             with ThreadPoolExecutor(self.plan["threads"]) as pool:
-                prepared = list(pool.map(lambda case: self._prepare(workload, case), cases))
+                try:
+                    prepared = list(pool.map(lambda case: self._prepare(workload, case), cases))
+                except BaseException:
+                    # Ctrl-C arrives in this thread alone; the others wait for their workers.
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    self._stop_all()
+                    raise
         else:
             prepared = [self._prepare(workload, case) for case in cases]
         active = [a for a in prepared if a is not None]
@@ -133,6 +144,8 @@ class Runner:
                 self.progress.say(f"  {a.case['case_id']}: {self._headline(a)}")
 
     def _prepare(self, workload: dict[str, Any], case: dict[str, Any]) -> ActiveCase | None:
+        if self._is_stopping:
+            return None
         self.progress.doing(f"preparing {case['case_id']}")
         job = {
             "workload": {
@@ -186,6 +199,8 @@ class Runner:
         try:
             answer = active.worker.receive()
         except WorkerEnded as end:
+            if self._is_stopping:
+                return None  # it was stopped, it did not fail: it has no row and can be resumed
             answer = {"status": end.status, "reason": str(end)}
         if "status" not in answer:
             return answer

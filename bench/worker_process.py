@@ -67,6 +67,7 @@ class WorkerProcess:
         self.log = log
         self.limit = limit
         self.used = 0.0
+        self._is_stopped = False
         self._own_cache = tempfile.mkdtemp(prefix=CACHE_PREFIX) if cache is None else None
         self._log_file = log.open("w", encoding="utf-8")
         self._process = subprocess.Popen(
@@ -127,6 +128,10 @@ class WorkerProcess:
 
     def stop(self) -> None:
         """End the worker and all it started, and remove what it compiled."""
+        if self._is_stopped:
+            return
+        self._is_stopped = True
+        # The whole group, also when the worker itself is gone: compilers start processes too.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

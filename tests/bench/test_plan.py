@@ -1,0 +1,57 @@
+"""The plan: every combination once, each run or refused with a reason."""
+
+import pytest
+
+from bench.plan import UsageError, find_profile, matches, plan
+from deeprnn import implementations
+
+
+@pytest.mark.parametrize("name", ["smoke", "quick", "published", "full"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_combination_is_planned_once(name, device):
+    profile = find_profile(name)
+    ids = [case.id for case in plan(profile, device)]
+    executions = profile.executions if device == "cuda" else ("eager",)
+    expected = {
+        f"{workload.id}/{implementation}/{execution}"
+        for workload in profile.workloads
+        for implementation in implementations.names()
+        for execution in executions
+    }
+    assert len(ids) == len(expected)
+    assert set(ids) == expected
+
+
+def test_on_a_cpu_interpreters_run_in_smoke_alone():
+    smoke = plan(find_profile("smoke"), "cpu", ["triton_step"])
+    assert all(case.interpreted and not case.unsupported for case in smoke)
+    published = plan(find_profile("published"), "cpu", ["triton_step"])
+    assert all("meaningless for speed" in case.unsupported for case in published)
+
+
+def test_patterns():
+    case_id = "gru-L1-H256-B32-T35-fp32/torch_nn/eager"
+    assert matches(case_id, "gru")
+    assert matches(case_id, "torch_nn")
+    assert matches(case_id, "gru-*/torch_*")
+    assert not matches(case_id, "python_loop")
+    assert not matches("gru-L1-H256-B32-T35-fp32/torch_nn_persistent/eager", "torch_nn")
+
+
+def test_several_patterns_add_up():
+    cases = plan(find_profile("smoke"), "cpu", ["torch_nn", "lstm"])
+    expected = {"torch_nn"} | set(implementations.names())
+    assert {case.implementation for case in cases} == expected
+    assert {case.workload.cell for case in cases if case.implementation == "python_loop"} == {
+        "lstm"
+    }
+
+
+def test_a_pattern_that_matches_nothing_names_what_there_is():
+    with pytest.raises(UsageError, match=r"'tensorflow' matches none of the \d+ cases.*torch_nn"):
+        plan(find_profile("smoke"), "cpu", ["lstm", "tensorflow"])
+
+
+def test_an_unknown_profile_names_those_there_are():
+    with pytest.raises(UsageError, match="'fast' is unknown; use one of smoke, quick"):
+        find_profile("fast")

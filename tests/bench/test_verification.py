@@ -1,0 +1,112 @@
+"""A number is published only when it is right: planted bugs must be caught."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.verification import BOUNDS, bound_for, relative_error, verify
+from deeprnn import implementations
+from deeprnn.cells import CELLS
+from deeprnn.stack import DeepRNN
+
+BOUND = BOUNDS["ieee"]
+
+
+class Planted(DeepRNN):
+    """A plain loop with a hook for every kind of mistake."""
+
+    mistake = ""
+
+    def layer(self, layer, x, state):
+        weight_ih, weight_hh, bias_ih, bias_hh = self.parameters_of(layer)
+        now, outputs = list(state), []
+        for t, x_t in enumerate(x):
+            gates_h = F.linear(now[0], weight_hh, bias_hh)
+            if self.mistake == "no gradient through time":
+                gates_h = F.linear(now[0].detach(), weight_hh, bias_hh)
+            if self.mistake == "forgets the bias":
+                gates_h = F.linear(now[0], weight_hh)
+            before = now
+            if self.mistake == "missing forget-gate term in the backward pass" and t > 0:
+                before = [now[0], _without_gradient(now[1])]
+            now = CELLS[self.cell](F.linear(x_t, weight_ih, bias_ih), gates_h, before)
+            outputs.append(now[0])
+        y = torch.stack(outputs)
+        if self.mistake == "last step too large":
+            y = torch.cat([y[:-1], y[-1:] * 1.001])
+        if self.mistake == "NaN in one place":
+            y = y + torch.zeros_like(y).index_fill(0, torch.tensor([2]), math.nan)
+        final = tuple(now)
+        if self.mistake == "final state of the step before":
+            final = (outputs[-2], *final[1:])
+        return y, final
+
+
+def _without_gradient(tensor: Tensor) -> Tensor:
+    return tensor.detach()
+
+
+def check(mistake: str, cell: str = "lstm"):
+    stack = Planted(cell, 5, 16, 2)
+    stack.mistake = mistake
+    return verify(stack, batch_size=3, num_steps=6, seed=1, bound=BOUND)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_right_one_passes(cell):
+    outcome = check("", cell)
+    assert outcome.passed
+    assert 0 < outcome.error < BOUND
+
+
+@pytest.mark.parametrize(
+    ("mistake", "tensor"),
+    [
+        ("missing forget-gate term in the backward pass", "gradient of"),
+        ("no gradient through time", "gradient of"),
+        ("forgets the bias", ""),
+        ("last step too large", ""),
+        ("NaN in one place", ""),
+        ("final state of the step before", ""),
+    ],
+)
+def test_a_planted_bug_is_caught(mistake, tensor):
+    outcome = check(mistake)
+    assert not outcome.passed
+    assert tensor in outcome.tensor
+    assert "is off by" in str(outcome)
+
+
+@pytest.mark.parametrize("name", implementations.names())
+def test_frozen_biases_and_layers_without_recurrence_are_checked_too(name):
+    if name.startswith("torch_compile") or implementations.interpreted(name, "cpu"):
+        size = {"batch_size": 2, "num_steps": 2}
+    else:
+        size = {"batch_size": 3, "num_steps": 6}
+    stack = implementations.build(
+        name, "rnn_tanh", 5, 16, 2, recurrent=(True, False), initialization="normal"
+    )
+    assert verify(stack, seed=1, bound=BOUND, **size).passed
+
+
+def test_every_seed_draws_another_input():
+    stack = implementations.build("python_loop", "gru", 5, 16)
+    errors = {verify(stack, 3, 4, seed, BOUND).error for seed in range(4)}
+    assert len(errors) > 1
+
+
+def test_bounds_by_precision():
+    assert bound_for("float32", "ieee") == 1e-5
+    assert bound_for("float32", "tf32") == 1e-2
+    assert bound_for("bfloat16", "ieee") == 5e-2
+
+
+def test_relative_error():
+    reference = torch.tensor([3.0, 4.0])
+    assert relative_error(torch.tensor([3.0, 4.5]), reference) == pytest.approx(0.1)
+    assert relative_error(torch.zeros(2), torch.zeros(2)) == 0
+    assert math.isnan(relative_error(torch.tensor([math.nan, 4.0]), reference))
+    assert math.isnan(relative_error(torch.zeros(3), reference))

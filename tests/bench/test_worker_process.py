@@ -1,0 +1,128 @@
+"""A worker is asked, never waited for too long, and never outlives the runner."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+import psutil
+import pytest
+
+from bench import worker
+from bench.worker_process import WorkerEnded, WorkerProcess, worker_environment
+from bench.workloads import PROFILES
+
+TEXT = "time traveller for so it will be convenient to speak of him " * 5
+
+
+def job(**changes):
+    return {
+        "workload": asdict(PROFILES["smoke"].workloads[0]),
+        "implementation": "torch_nn",
+        "execution": "eager",
+        "device": "cpu",
+        "seed": 0,
+        "threads": 1,
+        "text": TEXT,
+        "validate_every": 1,
+        "sample_prefix": "time",
+        "sample_length": 5,
+        **changes,
+    }
+
+
+@pytest.fixture
+def start(tmp_path):
+    workers = []
+
+    def started(limit: float = 60.0, **changes) -> WorkerProcess:
+        workers.append(WorkerProcess(job(**changes), tmp_path / "log", limit))
+        return workers[-1]
+
+    yield started
+    for one in workers:
+        one.stop()
+
+
+def test_a_whole_case(start):
+    process = start()
+    prepared = process.receive()
+    assert prepared["gradient_error"] < 1e-5
+    assert prepared["cold_start_seconds"] > 0
+    process.send({"turn": 2})
+    rounds = process.receive()["rounds"]
+    assert [r["epoch"] for r in rounds] == [1, 2]
+    assert all(r["seconds"] > 0 and r["validation_perplexity"] > 1 for r in rounds)
+    process.send({"finish": True})
+    finished = process.receive()
+    assert finished["peak_memory_mib"] > 50
+    assert finished["sample"].startswith("time")
+    assert len(finished["sample"]) == 9
+
+
+def test_a_limit_ends_it(start):
+    process = start(limit=0.05)
+    with pytest.raises(WorkerEnded, match="took longer than the 0 s") as caught:
+        process.receive()
+    assert caught.value.status == "timeout"
+    assert not psutil.pid_exists(process._process.pid)
+
+
+def test_a_killed_worker_is_named(start):
+    process = start()
+    process._process.send_signal(signal.SIGKILL)
+    with pytest.raises(WorkerEnded, match="ended by SIGKILL") as caught:
+        process.receive()
+    assert caught.value.status == "crashed"
+
+
+def test_a_worker_that_cannot_start_tells_why(start):
+    process = start(workload={"cell": "gru", "recurrent": None})
+    answer = process.receive()
+    assert answer["status"] == "crashed"
+    assert "TypeError" in answer["reason"]
+
+
+def test_a_worker_ends_with_its_runner(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=worker_environment("cpu", 1),
+    )
+    process.stdin.write(json.dumps(job()) + "\n")
+    process.stdin.flush()
+    assert "cold_start_seconds" in process.stdout.readline()
+    process.stdin.close()  # what the system does when the runner dies
+    assert process.wait(timeout=10) == 0
+
+
+def test_waiting_costs_nothing(start):
+    process = start(threads=2)
+    process.receive()
+    process.send({"turn": 1})
+    process.receive()
+    child = psutil.Process(process._process.pid)
+    before = sum(child.cpu_times()[:2])
+    time.sleep(1.0)
+    assert sum(child.cpu_times()[:2]) - before < 0.1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (MemoryError(), "oom", "MemoryError: no message"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: x"), "oom", "allocate"),
+        (RuntimeError("shapes differ\nmore"), "crashed", "RuntimeError: shapes differ"),
+        (worker.Failed("diverged", "inf"), "diverged", "inf"),
+        (worker.Unsupported("nothing was compiled"), "unsupported", "nothing was compiled"),
+    ],
+)
+def test_errors_become_a_status_and_one_line(error, status, reason):
+    outcome = worker.failure(error)
+    assert outcome["status"] == status
+    assert reason in outcome["reason"]
+    assert "\n" not in outcome["reason"]
