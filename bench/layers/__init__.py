@@ -1,0 +1,1 @@
+"""One layer alone, timed by pytest-benchmark: ``pytest bench/layers -k lstm``."""
