@@ -97,6 +97,7 @@ def _render(template: str, summary: Summary, drawn: list[plots.Plot]) -> str:
     )
     environment.filters |= {
         "names": _names,
+        "breakable": _breakable,
         "data_uri": _data_uri,
         "plain": _plain,
         "md": tables.markdown_text,
@@ -221,6 +222,11 @@ def _names(sentence: str) -> Markup:
         Markup("<code>{}</code>").format(part) if i % 2 == 1 and i < last else escape(part)
         for i, part in enumerate(parts)
     )
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may go on in the next line after each underscore."""
+    return Markup("_<wbr>").join(str(name).split("_"))
 
 
 def _data_uri(svg: str) -> str:

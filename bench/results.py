@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +71,7 @@ class Table:
                 except (csv.Error, UnicodeDecodeError) as error:
                     raise ResultsError(f"{path} is damaged: {error}; {_RERUN}") from error
         frame = pd.DataFrame(records, columns=list(self.columns))
-        dtypes = {str: object, bool: "boolean", int: "Int64", float: "float64"}
+        dtypes: dict[type, Any] = {str: object, bool: "boolean", int: "Int64", float: "float64"}
         return frame.astype({name: dtypes[kind] for name, kind in self.columns.items()})
 
     def _read(self, reader: Any, records: list[list[Any]]) -> None:
@@ -98,33 +97,36 @@ class Table:
             records.append(record)
 
     def keep(self, directory: Path, case_ids: Iterable[str]) -> None:
-        """Drop the rows of every other case: what interrupted cases left behind."""
+        """Drop every row whose case is not in ``case_ids``: what an interrupted case left behind.
+
+        Raises ``ResultsError`` for a damaged file, which it leaves as it is.
+        """
         path = self.path(directory)
         if not path.exists():
             return
-        kept = set(case_ids)
+        self.load(directory)
+        kept, column = set(case_ids), list(self.columns).index("case_id")
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["case_id"] in kept]
-        with tempfile.NamedTemporaryFile(
-            "w", newline="", encoding="utf-8", dir=directory, delete=False
-        ) as copy:
-            writer = csv.writer(copy, lineterminator="\n")
-            writer.writerow(self.columns)
-            writer.writerows([[row[name] for name in self.columns] for row in rows])
-        Path(copy.name).replace(path)
+            header, *rows = csv.reader(file)
+        temporary = path.with_name(path.name + ".part")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(header)
+            writer.writerows(row for row in rows if row[column] in kept)
+        temporary.replace(path)
 
 
 _RERUN = "restore the file, or run the suite again into a new directory"
 
 
 def _to_text(value: Any, kind: type) -> str:
-    if value is None or (isinstance(value, float) and value != value):
+    if value is None or value is pd.NA or value != value:  # the last is NaN of any float type
         return ""
     if kind is bool:
         return "true" if value else "false"
     if kind is float:
         return f"{value:.9g}"
-    return " ".join(str(value).split("\n")) if kind is str else str(int(value))
+    return " ".join(str(value).splitlines()) if kind is str else str(int(value))
 
 
 def _from_text(field: str, kind: type) -> Any:

@@ -25,7 +25,8 @@ SHORT = {name: name.rpartition("_")[2] for name in (PYTHON_LOOP, TORCH_NN)}
 
 TERMINAL_LEGEND = (
     f"± half of the 95 % interval; ×{SHORT[PYTHON_LOOP]} times as fast as {PYTHON_LOOP} run "
-    f"{EAGER}; ×{SHORT[TORCH_NN]} times as fast as {TORCH_NN} at its fastest; ppl training perplexity"
+    f"{EAGER}; ×{SHORT[TORCH_NN]} times as fast as {TORCH_NN} at its fastest; "
+    "ppl training perplexity"
 )
 
 

@@ -58,9 +58,9 @@ def _overall(report: Report, timed: list[Workload]) -> str:
     ):
         known = [ratio.ratio for ratio in of_case if ratio is not None]
         if known and set(wins) != {name}:
-            means.append(f"{decimals(geometric_mean(known))} × `{name}`")
+            means.append(f"{decimals(geometric_mean(known))} times as fast as `{name}`")
     if means:
-        sentence += f"; taken together, the fastest reach {_and(means)} (geometric mean)"
+        sentence += f"; on average the fastest is {_and(means)} (geometric mean)"
     ties = sum(_is_tie(report, workload) for workload in timed)
     if ties:
         sentence += f". On {ties} of {len(timed)} the next one cannot be told from the fastest"
@@ -82,7 +82,7 @@ def _of_workload(report: Report, workload: Workload) -> str:
     speed = tokens(best["tokens_per_second"])
     sentence = f"{workload.title}: `{report.label(best)}` is the fastest, with {speed} tokens/s"
     against = [
-        f"{factor(ratio)} × `{name}`"
+        f"{factor(ratio)} times as fast as `{name}`"
         for name, ratio in ((PYTHON_LOOP, best.over_python_loop), (TORCH_NN, best.over_torch_nn))
         if ratio is not None and best.implementation != name
     ]
@@ -99,16 +99,17 @@ def _runner_up(report: Report, workload: Workload, best: Case) -> str:
         second = workload.ranked[1]
         ratio = report.compare(second, best)
         return (
-            f" `{report.label(second)}` cannot be told from it: {factor(ratio)} times its speed, "
-            f"95 % interval {factor_interval(ratio)}."
+            f" `{report.label(second)}` cannot be told from it: {factor(ratio)} times as fast, 95 % "
+            f"interval {factor_interval(ratio)}."
         )
     if best.implementation != TORCH_NN:
         return ""
     other = next((c for c in workload.ranked if c.implementation != TORCH_NN), None)
-    if other is None or other.over_torch_nn is None:
+    if other is None:
         return ""
-    return (
-        f" Of the others `{report.label(other)}` comes closest, {factor(other.over_torch_nn)} × it."
+    name, ratio = report.label(other), report.compare(other, best)
+    return f" The next best implementation is `{name}`" + (
+        f", {factor(ratio)} times as fast." if ratio is not None else "."
     )
 
 

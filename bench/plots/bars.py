@@ -87,11 +87,11 @@ def _bars(
             textcoords="offset points",
             va="center",
             fontsize=9.5,
-            bbox={"facecolor": CARD, "edgecolor": "none", "pad": 0.6},  # over a reference line
+            bbox={"facecolor": CARD, "edgecolor": "none", "pad": 1.4},  # over a reference line
         )
     axis.set_yticks(range(len(cases)), [report.label(case) for case in cases])
     axis.set_ylim(len(cases) - 0.45, -0.55)
-    axis.set_xlim(0, 1.25 * max(ends))
+    axis.set_xlim(0, 1.3 * max(ends))
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.tick_params(axis="y", length=0)
     axis.grid(visible=False, axis="y")

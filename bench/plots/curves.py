@@ -117,20 +117,20 @@ def _line(
     turn: float,
 ) -> None:
     colour = colours(report.implementations)[case.implementation]
+    x, y = curve[column].to_numpy(float), curve["train_perplexity"].to_numpy(float)
+    dashes = "-" if case.execution == EAGER else DASHES
+    axis.plot(x, y, color=colour, lw=width, ls=dashes, solid_capstyle="round", zorder=2 + turn)
     every = max(len(curve) // 4, 1)
+    marked = slice(int(turn * every), None, every)
     axis.plot(
-        curve[column].to_numpy(float),
-        curve["train_perplexity"].to_numpy(float),
+        x[marked],
+        y[marked],
+        markers(report.implementations)[case.implementation],
         color=colour,
-        linewidth=width,
-        linestyle="-" if case.execution == EAGER else DASHES,
-        marker=markers(report.implementations)[case.implementation],
-        markersize=7,
+        markersize=7.5,
         markeredgecolor=CARD,
         markeredgewidth=0.9,
-        markevery=(int(turn * every), every),
-        solid_capstyle="round",
-        zorder=2 + turn,
+        zorder=4 + turn,
     )
 
 

@@ -83,7 +83,7 @@ def published(report: Report) -> tuple[Figure, str] | str:
         for place, (name, case) in enumerate(best.items()):
             lane = (0, 1, -1)[place % 3]  # neighbours in speed must not cover each other
             axis.plot(
-                case["tokens_per_second"], lane, marker[name], color=colour[name], ms=8, mec=CARD
+                case["tokens_per_second"], lane, marker[name], color=colour[name], ms=9, mec=CARD
             )
         axis.set_ylim(-2, 2)
         axis.plot(figure_then, 0, "|", color=INK, markersize=30, markeredgewidth=2.6)

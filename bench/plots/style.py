@@ -17,6 +17,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
@@ -92,7 +93,7 @@ def panels(heights: list[float], legend: float = 0.0) -> tuple[Figure, list[Axes
     """
     size = (WIDTH, sum(heights) + 0.95 * len(heights) + legend)
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.09, hspace=0.02)
-    figure = Figure(figsize=size, layout=layout)
+    figure = Figure(figsize=size, dpi=160, layout=layout)
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)
     return figure, list(axes[:, 0])
@@ -152,10 +153,9 @@ def save(figure: Figure, directory: Path, name: str) -> str:
     freeze(figure)
     buffer = io.StringIO()
     with mpl.rc_context(SETTINGS):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-        figure.savefig(
-            directory / f"{name}.png", format="png", dpi=160, metadata={"Software": None}
-        )
+        # The canvases' own methods: savefig would draw everything once more to measure it.
+        FigureCanvasAgg(figure).print_png(directory / f"{name}.png", metadata={"Software": None})
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue().replace("</style>", f"{_dark_rules()}</style>", 1)
     (directory / f"{name}.svg").write_text(text, "utf-8")
     return text

@@ -1,0 +1,165 @@
+"""bench/results.py: what is stored comes back, and what is damaged is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.results import (
+    CURVES,
+    LAYERS,
+    ROUNDS,
+    TRAINING,
+    ResultsError,
+    read_json,
+    write_json,
+)
+
+TABLES = (TRAINING, ROUNDS, CURVES, LAYERS)
+
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=30)
+NINE_DIGITS = st.floats(allow_nan=False).map(lambda value: float(f"{value:.9g}"))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {
+            "case_id": TEXT,
+            "turn": st.integers(-(2**53), 2**53) | st.none(),
+            "warm_up": st.booleans() | st.none(),
+            "seconds": NINE_DIGITS | st.none(),
+        }
+    )
+)
+def test_values_come_back_as_they_were_stored(row):
+    with TemporaryDirectory() as name:
+        ROUNDS.append(Path(name), [row])
+        stored = ROUNDS.load(Path(name)).iloc[0]
+    for column, value in row.items():
+        assert pd.isna(stored[column]) if value is None else stored[column] == value
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.filename)
+def test_every_column_comes_back(tmp_path, table):
+    example = {str: "text, with a comma", int: 7, float: 0.25, bool: True}
+    row = {name: example[kind] for name, kind in table.columns.items()}
+    table.append(tmp_path, [row, {}])
+    loaded = table.load(tmp_path)
+    assert list(loaded.columns) == list(table.columns)
+    assert loaded.iloc[0].to_dict() == row
+    assert all(value == "" or pd.isna(value) for value in loaded.iloc[1].fillna(""))
+
+
+def test_a_table_without_a_file_is_empty_and_typed(tmp_path):
+    loaded = TRAINING.load(tmp_path)
+    assert loaded.empty
+    assert str(loaded["rounds"].dtype) == "Int64"
+    assert str(loaded["tokens_per_second"].dtype) == "float64"
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, np.float32("nan"), pd.NA, pd.NaT], ids=repr)
+def test_what_was_not_measured_is_an_empty_field(tmp_path, missing):
+    row = dict.fromkeys(ROUNDS.columns, missing) | {"case_id": "a"}
+    ROUNDS.append(tmp_path, [row])
+    assert ROUNDS.path(tmp_path).read_text("utf-8").splitlines()[1] == "a" + "," * 9
+
+
+def test_a_reason_over_several_lines_becomes_one_line(tmp_path):
+    reason = 'said "no",\r\nthen\rstopped\u2028there'
+    TRAINING.append(tmp_path, [{"case_id": "a", "reason": reason}])
+    assert len(TRAINING.path(tmp_path).read_text("utf-8").splitlines()) == 2
+    assert TRAINING.load(tmp_path)["reason"][0] == 'said "no", then stopped there'
+
+
+def test_rows_are_added_below_the_rows_that_are_there(tmp_path):
+    CURVES.append(tmp_path, [{"case_id": "a", "epoch": 1}])
+    CURVES.append(tmp_path, [{"case_id": "a", "epoch": 2}])
+    assert CURVES.load(tmp_path)["epoch"].tolist() == [1, 2]
+
+
+def test_an_unknown_column_is_refused_and_nothing_written(tmp_path):
+    with pytest.raises(ResultsError, match=r"rounds\.csv has no column speed"):
+        ROUNDS.append(tmp_path, [{"case_id": "a"}, {"case_id": "b", "speed": 1.0}])
+    assert not ROUNDS.path(tmp_path).exists()
+
+
+HEADER = ",".join(CURVES.columns)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("", "line 1"),
+        ("case_id,epoch\n", "line 1"),
+        (f"{HEADER}\na,1,2.0\n", "line 2 has 3 fields, not 6"),
+        (f"{HEADER}\na,1,2.0,3.0,4.0,run\na,2,2.0,3.0,4.0,run,more\n", "line 3 has 7 fields"),
+        (f"{HEADER}\na,one,2.0,3.0,4.0,run\n", "line 2, column epoch: 'one'"),
+        (f"{HEADER}\na,1,fast,3.0,4.0,run\n", "line 2, column seconds: 'fast'"),
+        (f'{HEADER}\n"a,1,2.0,3.0,4.0,run\n', "damaged"),
+        (f"{HEADER}\n\n", "line 2 has 0 fields"),
+        (b"\xff\xfe\x00", "utf-8"),
+    ],
+)
+def test_a_damaged_table_is_one_line_that_names_the_place(tmp_path, content, named):
+    raw = content if isinstance(content, bytes) else content.encode()
+    CURVES.path(tmp_path).write_bytes(raw)
+    for read in (lambda: CURVES.load(tmp_path), lambda: CURVES.keep(tmp_path, ["a"])):
+        with pytest.raises(ResultsError) as caught:
+            read()
+        message = str(caught.value)
+        assert named in message
+        assert "curves.csv" in message
+        assert "\n" not in message
+    assert CURVES.path(tmp_path).read_bytes() == raw
+
+
+def test_a_truth_value_is_true_or_false(tmp_path):
+    header = ",".join(ROUNDS.columns)
+    ROUNDS.path(tmp_path).write_text(f"{header}\na,1,0,yes,1,1,1,,,\n", "utf-8")
+    with pytest.raises(ResultsError, match="column warm_up: 'yes' is not a bool"):
+        ROUNDS.load(tmp_path)
+
+
+def test_keep_drops_only_the_rows_of_other_cases(tmp_path):
+    reason = 'a "quoted", reason'
+    cases = [{"case_id": name, "reason": reason, "tokens_per_second": 0.1} for name in "abc"]
+    TRAINING.append(tmp_path, cases)
+    before = TRAINING.path(tmp_path).read_text("utf-8").splitlines()
+    mode = stat.S_IMODE(TRAINING.path(tmp_path).stat().st_mode)
+    TRAINING.keep(tmp_path, ["a", "c", "z"])
+    after = TRAINING.path(tmp_path).read_text("utf-8").splitlines()
+    assert after == [before[0], before[1], before[3]]
+    assert stat.S_IMODE(TRAINING.path(tmp_path).stat().st_mode) == mode
+    assert [path.name for path in tmp_path.iterdir()] == ["training.csv"]
+
+
+def test_keep_without_a_file_makes_none(tmp_path):
+    ROUNDS.keep(tmp_path, ["a"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_comes_back(tmp_path):
+    content = {"name": "é", "list": [1, None, 2.5]}
+    write_json(tmp_path / "plan.json", content)
+    assert read_json(tmp_path / "plan.json") == content
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_missing_and_damaged_json_is_one_line(tmp_path):
+    path = tmp_path / "plan.json"
+    with pytest.raises(ResultsError, match="does not exist") as missing:
+        read_json(path)
+    path.write_text(json.dumps({"a": 1})[:-2], "utf-8")
+    with pytest.raises(ResultsError, match="is damaged") as damaged:
+        read_json(path)
+    for caught in (missing, damaged):
+        assert "\n" not in str(caught.value)
