@@ -89,7 +89,7 @@ def _ask_planner(measure: bool, **request: Any) -> dict[str, Any]:
         device = "cuda" if _cuda_is_present() else "cpu"
     from bench.environment import default_threads
 
-    threads = request["threads"] or default_threads()
+    threads = request["threads"] or default_threads(device)
     done = subprocess.run(
         [sys.executable, "-m", "bench.planner"],
         input=json.dumps({**request, "measure": measure}) + "\n",
@@ -232,7 +232,7 @@ def doctor() -> None:
     device = "cuda" if _cuda_is_present() else "cpu"
     done = subprocess.run(
         [sys.executable, "-m", "bench.doctor"],
-        env=worker_environment(device, default_threads()),
+        env=worker_environment(device, default_threads(device)),
         check=False,
     )
     raise typer.Exit(done.returncode)

@@ -28,7 +28,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at everything a run depends on, without changing anything."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    facts = environment.describe(device, environment.default_threads())
+    facts = environment.describe(device, environment.default_threads(device))
     findings = [
         Finding("Python", facts["Versions"]["Python"]),
         Finding("PyTorch", facts["Versions"]["torch"]),

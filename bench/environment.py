@@ -54,10 +54,22 @@ def processor() -> str:
     return platform.processor() or platform.machine() or "unknown processor"
 
 
-def default_threads() -> int:
-    """One thread a physical core that this process may use."""
+def default_threads(device: str = "cpu") -> int:
+    """One thread a physical core that this process may use; at most four beside a GPU."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(usable or 1, psutil.cpu_count(logical=False) or usable or 1))
+    threads = max(1, min(usable or 1, psutil.cpu_count(logical=False) or usable or 1))
+    return threads if device == "cpu" else min(4, threads)
+
+
+def prepare_at_once(device: str, threads: int, hurried: bool) -> int:
+    """How many cases of a workload build and compile side by side.
+
+    One on a CPU, where they would fight for the processors that are measured. Beside a GPU the
+    processors are idle otherwise, and compilers take most of a run's time.
+    """
+    if hurried:
+        return max(2, threads)
+    return 1 if device == "cpu" else max(1, (os.cpu_count() or 1) // 4)
 
 
 def describe(device: str, threads: int) -> dict[str, dict[str, Any]]:

@@ -42,8 +42,11 @@ def make(request: dict[str, Any]) -> dict[str, Any]:
     vocabulary_size = len(Vocabulary(text.text))
     cases = plan(profile, device, request["only"], vocabulary_size)
     _require_length(profile, text)
-    threads = request["threads"] or environment.default_threads()
+    threads = request["threads"] or environment.default_threads(device)
     notes = [*profile.leaves_out]
+    at_once = environment.prepare_at_once(device, threads, profile.hurried)
+    if at_once > 1 and not profile.hurried:
+        notes.append(f"undisturbed cold starts: {at_once} cases are prepared at a time")
     if device == "cpu" and "cuda_graph" in profile.executions:
         notes.append("CUDA graphs, which need a GPU")
     if request["only"]:
@@ -57,6 +60,8 @@ def make(request: dict[str, Any]) -> dict[str, Any]:
         "device": device,
         "seed": request["seed"],
         "threads": threads,
+        "prepare_at_once": at_once,
+        "speeds_count": not profile.hurried,
         "case_seconds": request["case_seconds"] or profile.case_seconds,
         "only": request["only"],
         "commit": environment.commit(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ import pandas as pd
 
 STATUSES = ("ok", "incorrect", "diverged", "oom", "timeout", "crashed", "unsupported")
 """What can become of a case. Each but ``ok`` comes with a one-line reason."""
+
+
+_ONE_WRITER = threading.Lock()
 
 
 class ResultsError(ValueError):
@@ -41,8 +45,8 @@ class Table:
         """
         path = self.path(directory)
         lines = [self._line(row) for row in rows]
-        is_new = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
+        with _ONE_WRITER, path.open("a", newline="", encoding="utf-8") as file:
+            is_new = file.tell() == 0
             writer = csv.writer(file, lineterminator="\n")
             if is_new:
                 writer.writerow(self.columns)

@@ -118,17 +118,14 @@ class Runner:
 
     def _run_workload(self, workload: dict[str, Any], cases: list[dict[str, Any]]) -> None:
         self.progress.say(f"{workload['title']} ({workload['workload']}): {len(cases)} cases")
-        if self.profile.hurried:
-            with ThreadPoolExecutor(self.plan["threads"]) as pool:
-                try:
-                    prepared = list(pool.map(lambda case: self._prepare(workload, case), cases))
-                except BaseException:
-                    # Ctrl-C arrives in this thread alone; the others wait for their workers.
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    self._stop_all()
-                    raise
-        else:
-            prepared = [self._prepare(workload, case) for case in cases]
+        with ThreadPoolExecutor(self.plan["prepare_at_once"]) as pool:
+            try:
+                prepared = list(pool.map(lambda case: self._prepare(workload, case), cases))
+            except BaseException:
+                # Ctrl-C arrives in this thread alone; the others wait for their workers.
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._stop_all()
+                raise
         active = [a for a in prepared if a is not None]
         turn = 0
         while any(len(a.rounds) < workload["epochs"] for a in active):
