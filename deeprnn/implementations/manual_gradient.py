@@ -39,7 +39,7 @@ Sources: backpropagation through time, Werbos 1990; the equations are derivative
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -97,6 +97,8 @@ class Layer(torch.autograd.Function):
         dstate = [torch.zeros_like(h[0]) if d is None else d for d in dfinal]
         dgates_x, dgates_h, dinitial = LOOPS[ctx.cell].backward(dy, dstate, weight_hh, memory)
         needs = ctx.needs_input_grad[1:]
+        if needs[5]:  # the last product of the chain, which training has no use for
+            dinitial[0] = dinitial[0] + dgates_h[: len(dinitial[0])] @ weight_hh
         dbias_ih = dgates_x.sum(0) if needs[3] else None
         dbias_hh = dbias_ih if dgates_h is dgates_x else None
         if needs[4] and dbias_hh is None:
@@ -112,6 +114,34 @@ class Layer(torch.autograd.Function):
         )
 
 
+class RecurrentProduct:
+    """``addend + rows @ weight``, again and again with the same weight ``(K, N)``.
+
+    On a CPU the columns are dealt out to the threads: one product a thread, in one batch. Left to
+    itself the library also splits K or the copying of operands, and then its threads wait for one
+    another inside every product of a chain that is nothing but small products.
+    """
+
+    def __init__(self, weight: Tensor, num_rows: int) -> None:
+        num_columns = weight.size(1)
+        threads = torch.get_num_threads() if weight.device.type == "cpu" else 1
+        self.parts = threads if num_columns % threads == 0 else 1
+        # (P, K, N/P) and (P, B, N/P)
+        self.weight = weight.unflatten(1, (self.parts, -1)).transpose(0, 1).contiguous()
+        self.product = weight.new_empty(self.parts, num_rows, num_columns // self.parts)
+        self.columns = self.product.transpose(0, 1)  # (B, P, N/P)
+        self.by_part = (self.parts, num_columns // self.parts)
+
+    def plus(self, addend: Tensor, rows: Tensor, out: Tensor) -> Tensor:
+        """``addend (B, N) + rows (B, K) @ weight``, into ``out (B, N)``, which may be addend."""
+        if self.parts == 1:
+            return torch.addmm(addend, rows, self.weight[0], out=out)
+        torch.bmm(rows.expand(self.parts, *rows.shape), self.weight, out=self.product)
+        shape = (*addend.shape[:-1], *self.by_part)
+        torch.add(addend.view(shape), self.columns, out=out.view(self.columns.shape))
+        return out
+
+
 class RNNLoop:
     """Time loops of the tanh and the relu RNN. ``memory`` is ``h (T+1, B, H)`` alone."""
 
@@ -123,11 +153,9 @@ class RNNLoop:
         self, gates: Tensor, weight_hh: Tensor, bias_hh: Tensor, state: State
     ) -> list[Tensor]:
         h = with_room_for_steps(state[0], len(gates))
-        weight = weight_hh.t().contiguous()  # (H, H)
-        h_t = h[0]
-        for before, h_t, a_t in zip(h, h[1:], gates, strict=False):  # (B, H) each
-            torch.addmm(a_t, before, weight, out=h_t)
-            self.activation_(h_t)
+        recurrent = RecurrentProduct(weight_hh.t(), h.size(1))
+        for before, h_t, a_t in zip(h[:-1], h[1:], gates, strict=True):  # (B, H) each
+            self.activation_(recurrent.plus(a_t, before, out=h_t))
         return [h]
 
     def backward(
@@ -135,85 +163,82 @@ class RNNLoop:
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         (h,) = memory
         dgates = self.derivative(h[1:])
-        dh = dstate[0]
-        for dy_t, da_t in reversed(list(zip(dy, dgates, strict=True))):
-            da_t.mul_(dh + dy_t)
-            dh = da_t @ weight_hh
+        recurrent = RecurrentProduct(weight_hh, h.size(1))
+        dh = dstate[0] + dy[-1]
+        for t, (da_t,) in backwards(dgates):
+            da_t.mul_(dh)
+            if t > 0:
+                recurrent.plus(dy[t - 1], da_t, out=dh)
         dgates = dgates.flatten(0, 1)
-        return dgates, dgates, [dh]
+        return dgates, dgates, [torch.zeros_like(dh)]
 
 
 class LSTMLoop:
-    """Time loops of the LSTM. ``memory`` is h and c ``(T+1, B, H)``, gates, tanh of c."""
+    """Time loops of the LSTM. ``memory`` is h and c ``(T+1, B, H)``, gates, g, tanh of c."""
 
     @staticmethod
     def forward(gates: Tensor, weight_hh: Tensor, bias_hh: Tensor, state: State) -> list[Tensor]:
         h, c = (with_room_for_steps(s, len(gates)) for s in state)
-        tanh_c = torch.empty_like(c[1:])
-        weight = weight_hh.t().contiguous()  # (H, 4H)
-        size = h.size(-1)
-        columns = (gates, gates[..., : 2 * size], *gates.chunk(4, -1))
-        for a, i_f, i, f, g, o, before, h_t, c_before, c_t, tanh_c_t in zip(
-            *(part.unbind() for part in (*columns, h[:-1], h[1:], c[:-1], c[1:], tanh_c)),
-            strict=True,
+        g, tanh_c = torch.empty_like(h[1:]), torch.empty_like(h[1:])
+        recurrent = RecurrentProduct(weight_hh.t(), h.size(1))
+        i, f, a_g, o = gates.chunk(4, -1)  # (T, B, H) each
+        for a_t, i_t, f_t, a_g_t, o_t, g_t, before, h_t, c_before, c_t, tanh_c_t in zip(
+            gates, i, f, a_g, o, g, h[:-1], h[1:], c[:-1], c[1:], tanh_c, strict=True
         ):
-            a.addmm_(before, weight)
-            i_f.sigmoid_()
-            g.tanh_()
-            o.sigmoid_()
-            torch.mul(f, c_before, out=c_t).addcmul_(i, g)
+            recurrent.plus(a_t, before, out=a_t)
+            # One pass for three sigmoids, over g's columns too, which are copied out before.
+            g_t.copy_(a_g_t).tanh_()
+            a_t.sigmoid_()
+            torch.mul(f_t, c_before, out=c_t).addcmul_(i_t, g_t)
             torch.tanh(c_t, out=tanh_c_t)
-            torch.mul(o, tanh_c_t, out=h_t)
-        return [h, c, gates, tanh_c]
+            torch.mul(o_t, tanh_c_t, out=h_t)
+        return [h, c, gates, g, tanh_c]
 
     @staticmethod
     def backward(
         dy: Tensor, dstate: list[Tensor], weight_hh: Tensor, memory: list[Tensor]
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        h, c, gates, tanh_c = memory
-        i, f, g, o = gates.chunk(4, -1)  # (T, B, H) each
+        h, c, gates, g, tanh_c = memory
+        i, f, _, o = gates.chunk(4, -1)  # (T, B, H) each
         dgates = torch.empty_like(gates)
         di, df, dg, do = dgates.chunk(4, -1)
         sigmoid_backward(g, i, grad_input=di)
         sigmoid_backward(c[:-1], f, grad_input=df)
         tanh_backward(i, g, grad_input=dg)
         sigmoid_backward(tanh_c, o, grad_input=do)
-        h_to_c = torch.empty_like(tanh_c)
-        tanh_backward(o, tanh_c, grad_input=h_to_c)
-        size = h.size(-1)
-        by_gate = dgates.unflatten(-1, (4, size))
-        dh, dc = dstate
-        for dy_t, da, difg, do_t, f_t, h_to_c_t in reversed(
-            list(zip(dy, dgates, by_gate[:, :, :3], do, f, h_to_c, strict=True))
-        ):
-            dh = dh + dy_t
-            dc = torch.addcmul(dc, h_to_c_t, dh)
-            difg.mul_(dc.unsqueeze(1))
+        h_to_c = tanh_backward(o, tanh_c, grad_input=torch.empty_like(tanh_c))
+        difg = dgates.unflatten(-1, (4, -1))[:, :, :3]  # (T, B, 3, H)
+        recurrent = RecurrentProduct(weight_hh, h.size(1))
+        dh, dc = dstate[0] + dy[-1], dstate[1].clone()
+        for t, (da_t, difg_t, do_t, f_t, h_to_c_t) in backwards(dgates, difg, do, f, h_to_c):
+            dc.addcmul_(h_to_c_t, dh)
+            difg_t.mul_(dc.unsqueeze(1))
             do_t.mul_(dh)
             dc.mul_(f_t)
-            dh = da @ weight_hh
+            if t > 0:
+                recurrent.plus(dy[t - 1], da_t, out=dh)
         dgates = dgates.flatten(0, 1)
-        return dgates, dgates, [dh, dc]
+        return dgates, dgates, [torch.zeros_like(dh), dc]
 
 
 class GRULoop:
-    """Time loops of the GRU. ``memory`` is h ``(T+1, B, H)``, gates, recurrent products."""
+    """Time loops of the GRU. ``memory`` is h ``(T+1, B, H)``, the gates, and m."""
 
     @staticmethod
     def forward(gates: Tensor, weight_hh: Tensor, bias_hh: Tensor, state: State) -> list[Tensor]:
         h = with_room_for_steps(state[0], len(gates))
-        weight = weight_hh.t().contiguous()  # (H, 3H)
-        products = torch.empty_like(gates)
         size = h.size(-1)
-        columns = (gates[..., : 2 * size], *gates.chunk(3, -1)[1:])
-        recurrent = (products, products[..., : 2 * size], products[..., 2 * size :])
-        for r_z, z, n, product, product_rz, m, before, h_t in zip(
-            *(part.unbind() for part in (*columns, *recurrent, h[:-1], h[1:])), strict=True
+        products = torch.empty_like(gates)
+        recurrent = RecurrentProduct(weight_hh.t(), h.size(1))
+        columns = (gates[..., : 2 * size], *gates.chunk(3, -1))
+        of_product = (products, products[..., : 2 * size], products[..., 2 * size :])
+        for rz_t, r_t, z_t, n_t, product_t, product_rz_t, m_t, before, h_t in zip(
+            *columns, *of_product, h[:-1], h[1:], strict=True
         ):
-            torch.addmm(bias_hh, before, weight, out=product)
-            r_z.add_(product_rz).sigmoid_()
-            n.addcmul_(r_z[:, :size], m).tanh_()
-            torch.lerp(n, before, z, out=h_t)
+            recurrent.plus(bias_hh, before, out=product_t)
+            rz_t.add_(product_rz_t).sigmoid_()
+            n_t.addcmul_(r_t, m_t).tanh_()
+            torch.lerp(n_t, before, z_t, out=h_t)
         return [h, gates, products[..., 2 * size :]]
 
     @staticmethod
@@ -222,7 +247,8 @@ class GRULoop:
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         h, gates, m = memory
         r, z, n = gates.chunk(3, -1)  # (T, B, H) each
-        # δm stands before δa_r δa_z δa_n, so that both products find theirs side by side.
+        # δm stands before δa_r δa_z δa_n, so that the recurrent product finds its three side by
+        # side, and the input product too.
         size = h.size(-1)
         factors = gates.new_empty(*gates.shape[:2], 4, size)
         dm, dr, dz, dn = factors.unbind(2)
@@ -230,18 +256,26 @@ class GRULoop:
         torch.mul(dn, r, out=dm)
         sigmoid_backward(dn * m, r, grad_input=dr)
         sigmoid_backward(h[:-1] - n, z, grad_input=dz)
-        flat = factors.flatten(2)  # (T, B, 4H)
-        weight = weight_hh.roll(size, 0)  # rows m r z
-        dh = dstate[0]
-        for dy_t, by_gate, dgates_h, z_t in reversed(
-            list(zip(dy, factors, flat[..., : 3 * size], z, strict=True))
-        ):
-            dh = dh + dy_t
+        rows = factors.flatten(2)  # (T, B, 4H)
+        recurrent = RecurrentProduct(weight_hh.roll(size, 0), h.size(1))  # rows m r z
+        dh = dstate[0] + dy[-1]
+        for t, (by_gate, da_t, z_t) in backwards(factors, rows[..., : 3 * size], z):
             by_gate.mul_(dh.unsqueeze(1))
-            dh = torch.addmm(dh * z_t, dgates_h, weight)
-        dgates_x = flat[..., size:].flatten(0, 1)
-        dgates_h = torch.cat((*flat[..., size : 3 * size].chunk(2, -1), dm), -1).flatten(0, 1)
+            dh.mul_(z_t)
+            if t > 0:
+                recurrent.plus(dh.add_(dy[t - 1]), da_t, out=dh)
+        dgates_x = rows[..., size:].flatten(0, 1)
+        dgates_h = torch.cat((rows[..., size : 3 * size], dm), -1).flatten(0, 1)
         return dgates_x, dgates_h, [dh]
+
+
+def backwards(*sequences: Tensor) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+    """``t`` and what the sequences hold at t, from the last step to the first."""
+    return zip(
+        reversed(range(len(sequences[0]))),
+        zip(*(reversed(s.unbind()) for s in sequences), strict=True),
+        strict=True,
+    )
 
 
 def with_room_for_steps(state: Tensor, num_steps: int) -> Tensor:
