@@ -99,8 +99,8 @@ def _runner_up(report: Report, workload: Workload, best: Case) -> str:
         second = workload.ranked[1]
         ratio = report.compare(second, best)
         return (
-            f" `{report.label(second)}` cannot be told from it: {factor(ratio)} times as fast, 95 % "
-            f"interval {factor_interval(ratio)}."
+            f" `{report.label(second)}` cannot be told from it: {factor(ratio)} times as fast, "
+            f"95 % interval {factor_interval(ratio)}."
         )
     if best.implementation != TORCH_NN:
         return ""

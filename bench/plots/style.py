@@ -236,7 +236,8 @@ def _take_first_free(
                     label.arrow_patch.set_visible(False)
                 taken.append(box)
                 return
-    label.set_visible(False)
+    # Nothing is free: a name that covers something is better than none.
+    label.set_position((8, 0))
     label.arrow_patch.set_visible(False)
 
 

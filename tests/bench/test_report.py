@@ -1,0 +1,508 @@
+"""bench/report.py, and what it is made of: ranking, tables and verdict."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from bench.ranking import NOT_RUN, PYTHON_LOOP, TORCH_NN, load
+from bench.report import Summary, render
+from bench.results import CURVES, ROUNDS, TRAINING, ResultsError
+from bench.statistics import Ratio
+from bench.tables import decimals, factor, percent, seconds, tokens
+from bench.verdict import problems, verdict
+
+from .example_report import write
+
+ROOT = Path(__file__).parents[2]
+VOID = {"meta", "link", "img", "br", "wbr", "hr", "input"}
+EVIL = "<script>alert('x')</script> & \"quoted\" | {{ 7 * 7 }}"
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and gathers what the tests look at."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.images: list[str] = []
+        self.cases: list[tuple[str, str]] = []  # tag and case id
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        for name, value in attrs:
+            value = value or ""
+            assert not name.startswith("on"), f"{tag} has {name}"
+            if name == "id":
+                self.ids.append(value)
+            elif name == "href":
+                self.links.append(value)
+            elif name == "src":
+                self.images.append(value)
+            elif name == "data-case":
+                self.cases.append((tag, value))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> closes another tag"
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def cpu(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("cpu")
+    write(directory, epochs=8)
+    render(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def page(cpu) -> Page:
+    return Page((cpu / "report.html").read_text("utf-8"))
+
+
+def printed(summary: Summary, width: int = 80) -> str:
+    buffer = io.StringIO()
+    summary.print(Console(file=buffer, width=width))
+    return buffer.getvalue()
+
+
+# The page
+
+
+def test_the_page_stands_alone(cpu, page):
+    text = (cpu / "report.html").read_text("utf-8")
+    assert not re.search(r"https?:|//cdn|@import|url\(", text)
+    assert page.tags["script"] == page.tags["link"] == page.tags["iframe"] == 0
+    assert page.images
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in page.images)
+    assert "prefers-color-scheme: dark" in text
+    assert 'name="viewport"' in text
+
+
+def test_ids_are_unique_and_links_lead_somewhere(cpu, page):
+    assert len(page.ids) == len(set(page.ids))
+    assert page.links
+    for link in page.links:
+        if link.startswith("#"):
+            assert link[1:] in page.ids
+        else:
+            assert (cpu / link).is_file(), link
+
+
+def test_every_planned_case_appears_once(cpu, page):
+    planned = [case["case_id"] for case in load(cpu).plan["cases"]]
+    assert sorted(case_id for _, case_id in page.cases) == sorted(planned)
+
+
+def test_the_ranking_is_by_throughput_and_leaves_out_what_was_interpreted(cpu, page):
+    ranked = [case_id for tag, case_id in page.cases if tag == "tr"]
+    rows = TRAINING.load(cpu).set_index("case_id")
+    for workload in load(cpu).workloads:
+        mine = [case_id for case_id in ranked if case_id.startswith(workload.name + "/")]
+        speeds = rows.loc[mine, "tokens_per_second"].tolist()
+        assert speeds == sorted(speeds, reverse=True)
+        assert [case.rank for case in workload.ranked] == list(range(1, len(mine) + 1))
+    assert not rows.loc[ranked, "interpreted"].any()
+    assert set(rows.loc[ranked, "status"]) == {"ok"}
+    listed = [case_id for tag, case_id in page.cases if tag == "li"]
+    assert {case_id.split("/")[1] for case_id in listed} == {"triton_step", "torch_compile_step"}
+    assert "checks only" in page.text
+    assert "no C++ compiler" in page.text
+
+
+def test_the_page_holds_what_a_reader_looks_for(page):
+    for phrase in (
+        "29,665",  # a throughput
+        "times as fast as python_loop",
+        "Example 9000",
+        "260.1",
+        "python -m bench run --only",
+        "time traveller for so",
+        "500 epochs: perplexity",
+        "forward + backward",
+        "nothing but its matrix products",
+        "The Time Machine",
+        "one layer, as printed",
+    ):
+        assert phrase in page.text, phrase
+
+
+def test_rendering_again_gives_the_same_bytes(cpu):
+    def content() -> dict[str, bytes]:
+        return {str(p): p.read_bytes() for p in sorted(cpu.rglob("*")) if p.is_file()}
+
+    before = content()
+    render(cpu)
+    assert content() == before
+
+
+def test_nothing_stored_becomes_markup(tmp_path):
+    def poison_plan(plan: dict[str, Any]) -> None:
+        plan["purpose"] = plan["commit"] = EVIL
+        plan["notes"] = [EVIL]
+        plan["corpus"] |= {"title": EVIL, "note": EVIL, "origin": EVIL, "is_published": False}
+        for workload in plan["workloads"]:
+            workload["title"] = workload["published_note"] = EVIL
+
+    def poison(row: dict[str, Any]) -> None:
+        row |= {"backend": EVIL, "command": EVIL, "sample": EVIL, "peak_memory_kind": EVIL}
+        if row["implementation"] == "torchscript":
+            row |= {"status": "crashed", "reason": EVIL}
+
+    write(tmp_path, change=poison, change_plan=poison_plan, epochs=2, turns=2, workloads=1)
+    environment = tmp_path / "environment.json"
+    environment.write_text('{"<script>": {"<b>": "<script>alert(1)</script>"}, "x": "<i>"}')
+    summary = render(tmp_path)
+    text = (tmp_path / "report.html").read_text("utf-8")
+    poisoned = Page(text)
+    assert poisoned.tags["script"] == poisoned.tags["b"] == 0
+    assert poisoned.tags["i"] == text.count('<i style="width:')  # the bars in the table
+    assert poisoned.text.count(EVIL) >= 8  # as it was, so no template ran it either
+    assert "<script" not in (tmp_path / "summary.md").read_text("utf-8")
+    assert EVIL in printed(summary, 400)
+
+
+# Markdown and terminal
+
+
+def test_the_summary_holds_the_verdict_and_the_tables_in_order(cpu):
+    text = (cpu / "summary.md").read_text("utf-8")
+    lines = text.splitlines()
+    assert lines[0].startswith("# ")
+    assert lines[2].startswith("**The fastest correct implementation is `torch_nn` on 2 of 3")
+    ranks = [int(row[1]) for line in lines if (row := re.match(r"\|\s*(\d+) \| `", line))]
+    assert ranks == [1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5]
+    tables = [line for line in lines if line.startswith("|")]
+    assert all(line.endswith("|") for line in tables)
+    assert "- `torch_compile_step`: unsupported: no C++ compiler" in text
+    assert not re.search(r"\n\n\n", text)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_the_terminal_shows_everything_in_80_columns(tmp_path, kind):
+    write(tmp_path, kind, epochs=2, turns=3, workloads=1)
+    report = load(tmp_path)
+    summary = Summary(report, verdict(report), problems(report), tmp_path / "report.html")
+    text = printed(summary)
+    table = text.split("\n\n")[0].splitlines()
+    assert all(len(line) <= 80 for line in table if ": " not in line)
+    assert "…" not in text
+    for case in report.workloads[0].ranked:
+        row = next(line for line in table if line.split()[:1] == [str(case.rank)])
+        assert case.implementation in row
+        assert f"{case['tokens_per_second']:,.0f}" in row
+    assert text.rstrip().endswith("report.html")
+
+
+# Reports that are not whole
+
+
+def test_cases_without_a_row_are_named(tmp_path):
+    write(tmp_path, epochs=2, turns=2, workloads=1, keep=lambda c: "torch_nn" in c)
+    summary = render(tmp_path)
+    case_ids = [case.case_id for case in summary.report.cases if case.status == NOT_RUN]
+    assert len(case_ids) == 6
+    shown = Page((tmp_path / "report.html").read_text("utf-8"))
+    for text in (shown.text, (tmp_path / "summary.md").read_text("utf-8"), printed(summary, 200)):
+        for case_id in case_ids:
+            assert case_id in text
+    assert summary.report.workloads[0].fastest is not None
+
+
+@pytest.mark.parametrize("rows", ["none", "unsupported", "crashed", "interpreted"])
+def test_a_report_without_a_throughput_renders(tmp_path, rows):
+    def change(row: dict[str, Any]) -> None:
+        if rows == "interpreted":
+            row["interpreted"] = True
+        elif rows != "none":
+            row |= dict.fromkeys(("tokens_per_second", "train_perplexity", "sample"))
+            row |= {"status": rows, "reason": "because of that"}
+
+    write(tmp_path, change=change, keep=lambda c: rows != "none", workloads=2, layers=False)
+    summary = render(tmp_path)
+    assert len(summary.verdict) == 1
+    assert "no fastest implementation" in summary.verdict[0]
+    shown = Page((tmp_path / "report.html").read_text("utf-8"))
+    assert len(shown.cases) == 14
+    assert not shown.images
+    assert "Not drawn" in shown.text
+    if rows != "none":
+        assert ("because of that" in shown.text) == (rows != "interpreted")
+    assert printed(summary)
+
+
+def test_only_a_plan_is_enough(tmp_path):
+    write(tmp_path, keep=lambda c: False, workloads=1, layers=False)
+    for name in ("environment.json", "training.csv", "rounds.csv"):
+        (tmp_path / name).unlink()
+    summary = render(tmp_path)
+    assert "Nothing has been timed yet" in summary.verdict[0]
+    assert "One layer alone" not in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_a_single_round_gives_factors_without_an_interval(tmp_path):
+    write(tmp_path, epochs=1, turns=1, workloads=1)
+    report = load(tmp_path)
+    assert all(case.over_torch_nn is not None for case in report.workloads[0].ranked)
+    assert not any(
+        case.over_torch_nn.is_bounded
+        for case in report.workloads[0].ranked
+        if case.over_torch_nn is not None
+    )
+    render(tmp_path)
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert "inf" not in Page(text).text.replace("information", "")
+
+
+def test_a_stored_speedup_stands_in_when_the_baseline_is_gone(tmp_path):
+    write(tmp_path, epochs=1, workloads=1)
+    rows = TRAINING.load(tmp_path)
+    stored = dict(zip(rows["case_id"], rows["speedup_over_torch_nn"], strict=True))
+    rows = rows[rows["implementation"] != TORCH_NN]
+    TRAINING.path(tmp_path).unlink()
+    TRAINING.append(tmp_path, rows.to_dict("records"))
+    for case in load(tmp_path).workloads[0].ranked:
+        assert case.over_torch_nn is not None
+        assert case.over_torch_nn.ratio == stored[case.case_id]
+
+
+# Files that are wrong
+
+
+def damage_header(directory: Path) -> None:
+    (directory / "training.csv").write_text("case_id,status\n", "utf-8")
+
+
+def damage_value(directory: Path) -> None:
+    path = directory / "rounds.csv"
+    path.write_text(path.read_text("utf-8").replace(",false,", ",perhaps,", 1), "utf-8")
+
+
+def repeat_row(directory: Path) -> None:
+    path = directory / "training.csv"
+    path.write_text(path.read_text("utf-8") + path.read_text("utf-8").splitlines()[1] + "\n")
+
+
+def cut_plan(directory: Path) -> None:
+    path = directory / "plan.json"
+    path.write_text(path.read_text("utf-8")[:200], "utf-8")
+
+
+def other_schema(directory: Path) -> None:
+    (directory / "plan.json").write_text('{"schema": 99}', "utf-8")
+
+
+def plan_without_cases(directory: Path) -> None:
+    (directory / "plan.json").write_text('{"schema": 1, "workloads": []}', "utf-8")
+
+
+def plan_without_workload(directory: Path) -> None:
+    case = '{"case_id": "a/b/c", "workload": "a", "implementation": "b", "execution": "c"}'
+    text = f'{{"schema": 1, "workloads": [], "cases": [{case}]}}'
+    (directory / "plan.json").write_text(text, "utf-8")
+
+
+def odd_environment(directory: Path) -> None:
+    (directory / "environment.json").write_text("[1, 2]", "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("harm", "named"),
+    [
+        (damage_header, "training.csv"),
+        (damage_value, "rounds.csv"),
+        (repeat_row, "two rows for lstm-L2-H256-B32-T35-fp32/manual_gradient/eager"),
+        (cut_plan, "plan.json"),
+        (other_schema, "plan.json"),
+        (plan_without_cases, "cases"),
+        (plan_without_workload, "a/b/c has no workload"),
+        (odd_environment, "environment.json"),
+        (lambda directory: (directory / "plan.json").unlink(), "plan.json does not exist"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_damaged_report_is_refused_in_one_line(tmp_path, harm, named):
+    write(tmp_path, epochs=1, workloads=1)
+    harm(tmp_path)
+    with pytest.raises(ResultsError, match=re.escape(named)) as caught:
+        render(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "report.html").exists()
+
+
+# The verdict and the problems
+
+
+def test_a_tie_is_called_a_tie(tmp_path):
+    write(tmp_path, "gpu", epochs=1, workloads=2)
+    first, *sentences = verdict(load(tmp_path))
+    assert first.startswith("The fastest correct implementation is `triton_step` on each of 2")
+    assert "On 2 of 2 the next one cannot be told from the fastest" in first
+    for sentence in sentences:
+        assert "`triton_step · cuda_graph` is the fastest" in sentence
+        assert "`torch_nn · cuda_graph` cannot be told from it: 0.9" in sentence
+
+
+def test_the_verdict_of_one_workload_is_one_sentence(tmp_path):
+    write(tmp_path, epochs=1, workloads=1)
+    (sentence,) = verdict(load(tmp_path))
+    assert sentence.startswith(
+        "LSTM, 2 layers of 256 units: `torch_nn` is the fastest, with 29,665 "
+    )
+    assert "1.84 times as fast as `python_loop`" in sentence
+    assert "times as fast as `torch_nn`" not in sentence
+    assert "next best implementation is `manual_gradient`, 0.95 times as fast" in sentence
+
+
+def test_a_workload_without_baselines_has_no_factors(tmp_path):
+    write(tmp_path, epochs=1, workloads=1, keep=lambda c: "torchscript" in c)
+    report = load(tmp_path)
+    (case,) = report.workloads[0].ranked
+    assert case.over_python_loop is None
+    assert "times as fast" not in " ".join(verdict(report))
+
+
+def test_problems_come_worst_first(tmp_path):
+    statuses = dict(
+        zip(
+            ("manual_gradient", "python_loop", "torch_compile_step", "torchscript", "torch_nn"),
+            ("timeout", "oom", "crashed", "diverged", "incorrect"),
+            strict=True,
+        )
+    )
+
+    def change(row: dict[str, Any]) -> None:
+        if row["implementation"] in statuses:
+            status = statuses[row["implementation"]]
+            row |= {"status": status, "reason": f"why {status}", "tokens_per_second": None}
+
+    def stand_in(plan: dict[str, Any]) -> None:
+        plan["corpus"] |= {"is_published": False, "title": "Moreau", "note": ""}
+
+    write(tmp_path, change=change, change_plan=stand_in, epochs=1, workloads=1)
+    rounds = ROUNDS.load(tmp_path)
+    rounds.loc[rounds["turn"] == 2, "mark"] = "contended"
+    ROUNDS.path(tmp_path).unlink()
+    ROUNDS.append(tmp_path, rounds.to_dict("records"))
+    TRAINING.append(tmp_path, [{"case_id": "w/alien/eager", "status": "ok"}])
+    found = problems(load(tmp_path))
+    assert [re.split(r"[: ]", problem.title)[0] for problem in found] == [
+        "Incorrect",
+        "Diverged",
+        "Crashed",
+        "Out",
+        "Out",
+        "A",
+        "2",  # rounds are marked
+        "Rows",
+    ]
+    assert "memory" in found[3].title
+    assert "Moreau" in found[5].lines[0]
+    assert "2 of 14 rounds" in found[6].title
+    assert found[0].lines == ["`lstm-L2-H256-B32-T35-fp32/torch_nn/eager`: why incorrect"]
+    assert found[-1].lines == ["`w/alien/eager`"]
+
+
+def test_perplexities_that_part_are_reported(tmp_path):
+    write(tmp_path, epochs=4, workloads=1)
+    assert problems(load(tmp_path)) == []
+    curves = CURVES.load(tmp_path)
+    off = curves["case_id"].str.contains("torchscript") & (curves["epoch"] == 4)
+    curves.loc[off, "train_perplexity"] *= 1.03
+    CURVES.path(tmp_path).unlink()
+    CURVES.append(tmp_path, curves.to_dict("records"))
+    (problem,) = problems(load(tmp_path))
+    assert "more than 2 %" in problem.title
+    assert "`torchscript`" in problem.lines[0]
+    assert "after 4 epochs" in problem.lines[0]
+
+
+# Figures in words
+
+
+@pytest.mark.parametrize(
+    ("write_down", "value", "text"),
+    [
+        (tokens, 116173.5, "116,174"),
+        (tokens, 14.04, "14"),
+        (tokens, None, "–"),
+        (decimals, 1.0, "1.00"),
+        (decimals, 12.34, "12.3"),
+        (decimals, 1234.5, "1,234"),
+        (seconds, 0.004, "0.004"),
+        (seconds, 48.2, "48.2"),
+        (percent, 0.856, "86 %"),
+        (percent, 0.0123, "1.2 %"),
+        (factor, Ratio(0.0629, 0.06, 0.07, 3), "0.063"),
+        (factor, None, "–"),
+    ],
+)
+def test_figures_are_written_for_reading(write_down, value, text):
+    assert write_down(value) == text
+
+
+# What the sources may know
+
+
+SOURCES = ["report.py", "ranking.py", "tables.py", "verdict.py", "statistics.py"]
+SOURCES += [f"plots/{name}.py" for name in ("__init__", "style", "bars", "curves", "points")]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_rendering_names_no_implementation_but_the_two_baselines(name):
+    known = {path.stem for path in (ROOT / "deeprnn" / "implementations").glob("*.py")}
+    tree = ast.parse((ROOT / "bench" / name).read_text("utf-8"))
+    strings = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}
+    allowed = {PYTHON_LOOP, TORCH_NN} if name == "ranking.py" else set()
+    assert (strings & (known | {PYTHON_LOOP, TORCH_NN})) <= allowed
+
+
+def test_templates_name_no_implementation():
+    known = {path.stem for path in (ROOT / "deeprnn" / "implementations").glob("*.py")}
+    for template in (ROOT / "bench" / "templates").iterdir():
+        assert not set(re.findall(r"\w+", template.read_text("utf-8"))) & (known - {"__init__"})
+
+
+def test_rendering_needs_no_torch():
+    code = (
+        "import sys, bench.report\n"
+        "print(sorted({'torch', 'triton', 'deeprnn', 'kernels'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_example_is_like_a_run(cpu):
+    rows = TRAINING.load(cpu)
+    assert set(rows["status"]) == {"ok", "unsupported"}
+    assert pd.notna(rows.loc[rows["status"] == "ok", "tokens_per_second"]).all()
