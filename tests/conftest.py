@@ -1,10 +1,13 @@
-"""Before anything imports triton: kernels run in its interpreter where there is no GPU."""
+"""Before anything imports torch or triton: how threads wait, and where kernels run."""
 
 import os
 
-import torch
+# Threads that spin for work make tests a hundred times slower when something else runs beside them.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch  # noqa: E402  (libgomp reads the variable when it is loaded)
 
 if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # no GPU: kernels run in the interpreter
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
