@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import step
+from kernels import sequence, step, tiling
 from kernels.cells import GATES, SAVED
 
 State = Tensor | tuple[Tensor, Tensor]
@@ -44,6 +44,22 @@ def step_layer(cell: str, gates_x: Tensor, weight_hh: Tensor, bias_hh: Tensor, s
     types that do not match or are not supported.
     """
     return _layer(step, cell, gates_x, weight_hh, bias_hh, state, input_precision)
+
+
+def sequence_layer(cell: str, gates_x: Tensor, weight_hh: Tensor, bias_hh: Tensor, state: State, *,
+                   input_precision: str = "ieee") -> tuple[Tensor, State]:  # fmt: skip
+    """`step_layer` with one kernel launch for the whole sequence: same arguments, same results.
+
+    Raises ValueError also where the layer does not fit on the chip; `why_no_sequence` tells before.
+    """
+    return _layer(sequence, cell, gates_x, weight_hh, bias_hh, state, input_precision)
+
+
+def why_no_sequence(cell: str, B: int, H: int, dtype: torch.dtype, input_precision: str,
+                    device: torch.device) -> str | None:  # fmt: skip
+    """Why `sequence_layer` cannot run a layer on `device`, in one line; None if it can."""
+    found = tiling.sequence_tiles(B, H, GATES[cell], dtype, input_precision, tiling.chip_of(device))
+    return found if isinstance(found, str) else None
 
 
 def _layer(kernels: ModuleType, cell: str, gates_x: Tensor, weight_hh: Tensor, bias_hh: Tensor,
@@ -95,9 +111,9 @@ def _check(cell: str, gates_x: Tensor, weight_hh: Tensor, bias_hh: Tensor, state
             raise TypeError(f"{name} is {tensor.dtype} but gates_x is {gates_x.dtype}")
     if gates_x.dtype not in DTYPES:
         raise TypeError(f"dtype must be one of {DTYPES}; got {gates_x.dtype}")
-    if gates_x.dtype == torch.float64 and not step.INTERPRETED:
+    if gates_x.dtype == torch.float64 and not tiling.INTERPRETED:
         raise TypeError("float64 runs in Triton's interpreter only; got float64 on a device")
-    if not step.INTERPRETED and not gates_x.is_cuda:
+    if not tiling.INTERPRETED and not gates_x.is_cuda:
         raise ValueError(
             f"kernels need a GPU or TRITON_INTERPRET=1 set before import; got {gates_x.device}"
         )

@@ -10,7 +10,7 @@ operands, apply the cell (`kernels.cells`), write the results. Layouts are in `k
 import triton
 import triton.language as tl
 
-from kernels.cells import cell_backward, cell_forward
+from kernels.cells import cell_backward
 from kernels.tiling import INTERPRETED
 
 # The interpreter cuts a float32 off to bfloat16 where a GPU rounds: a bias of half a unit.
@@ -36,52 +36,49 @@ def store_tile(pointer, rows, columns, stride, mask, value):
 
 
 @triton.jit
-def finish_forward(
-    gates_x_ptr, bias_ptr, h_prev_ptr, h_ptr, c_prev_ptr, c_ptr, saved_ptr, rows, units, inside,
-    p0, p1, p2, p3,
-    CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr, SAVE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-):  # fmt: skip
-    """After the product: add the bias, apply the gates, write the new state and what is saved.
-
-    Every pointer stands at the start of its step.
-    """
-    wide = G * H
-    bias_mask = units < H
-    x0 = load_tile(gates_x_ptr, rows, units, wide, inside, COMPUTE)
-    p0 += tl.load(bias_ptr + units, mask=bias_mask, other=0.0).to(COMPUTE)[None, :]
+def load_gates(pointer, rows, units, inside, G: tl.constexpr, H: tl.constexpr,
+               COMPUTE: tl.constexpr):  # fmt: skip
+    """This tile of each gate from a (·, G·H) matrix; spare gates repeat the first."""
+    x0 = load_tile(pointer, rows, units, G * H, inside, COMPUTE)
     x1 = x0
     x2 = x0
     x3 = x0
     if G >= 3:
-        x1 = load_tile(gates_x_ptr + H, rows, units, wide, inside, COMPUTE)
-        x2 = load_tile(gates_x_ptr + 2 * H, rows, units, wide, inside, COMPUTE)
-        p1 += tl.load(bias_ptr + H + units, mask=bias_mask, other=0.0).to(COMPUTE)[None, :]
-        p2 += tl.load(bias_ptr + 2 * H + units, mask=bias_mask, other=0.0).to(COMPUTE)[None, :]
+        x1 = load_tile(pointer + H, rows, units, G * H, inside, COMPUTE)
+        x2 = load_tile(pointer + 2 * H, rows, units, G * H, inside, COMPUTE)
     if G >= 4:
-        x3 = load_tile(gates_x_ptr + 3 * H, rows, units, wide, inside, COMPUTE)
-        p3 += tl.load(bias_ptr + 3 * H + units, mask=bias_mask, other=0.0).to(COMPUTE)[None, :]
-    h_prev = p0
-    c_prev = p0
-    if CELL == "gru":
-        h_prev = load_tile(h_prev_ptr, rows, units, H, inside, COMPUTE)
-    if CELL == "lstm":
-        c_prev = load_tile(c_prev_ptr, rows, units, H, inside, COMPUTE)
-
-    h, c, s0, s1, s2, s3 = cell_forward(CELL, x0, x1, x2, x3, p0, p1, p2, p3, h_prev, c_prev)
-
-    store_tile(h_ptr, rows, units, H, inside, h)
-    if CELL == "lstm":
-        store_tile(c_ptr, rows, units, H, inside, c)
-    if SAVE and S == 4:
-        store_tile(saved_ptr, rows, units, S * H, inside, s0)
-        store_tile(saved_ptr + H, rows, units, S * H, inside, s1)
-        store_tile(saved_ptr + 2 * H, rows, units, S * H, inside, s2)
-        store_tile(saved_ptr + 3 * H, rows, units, S * H, inside, s3)
+        x3 = load_tile(pointer + 3 * H, rows, units, G * H, inside, COMPUTE)
+    return x0, x1, x2, x3
 
 
 @triton.jit
-def finish_backward(
+def load_biases(pointer, units, G: tl.constexpr, H: tl.constexpr, COMPUTE: tl.constexpr):
+    """Each gate's bias as a row (1, units), ready to be added to a tile."""
+    inside = units < H
+    b0 = tl.load(pointer + units, mask=inside, other=0.0).to(COMPUTE)[None, :]
+    b1 = b0
+    b2 = b0
+    b3 = b0
+    if G >= 3:
+        b1 = tl.load(pointer + H + units, mask=inside, other=0.0).to(COMPUTE)[None, :]
+        b2 = tl.load(pointer + 2 * H + units, mask=inside, other=0.0).to(COMPUTE)[None, :]
+    if G >= 4:
+        b3 = tl.load(pointer + 3 * H + units, mask=inside, other=0.0).to(COMPUTE)[None, :]
+    return b0, b1, b2, b3
+
+
+@triton.jit
+def store_saved(pointer, rows, units, inside, s0, s1, s2, s3, S: tl.constexpr, H: tl.constexpr):
+    """Keep what the backward pass needs; nothing for an RNN, whose h says it all."""
+    if S == 4:
+        store_tile(pointer, rows, units, S * H, inside, s0)
+        store_tile(pointer + H, rows, units, S * H, inside, s1)
+        store_tile(pointer + 2 * H, rows, units, S * H, inside, s2)
+        store_tile(pointer + 3 * H, rows, units, S * H, inside, s3)
+
+
+@triton.jit
+def backward_through_gates(
     h_prev_ptr, h_ptr, c_prev_ptr, c_ptr, saved_ptr, dgates_x_ptr, dgates_p_ptr,
     rows, units, inside, dh, dc,
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr, COMPUTE: tl.constexpr,
@@ -100,10 +97,7 @@ def finish_backward(
     c = dh
     c_prev = dh
     if S == 4:
-        s0 = load_tile(saved_ptr, rows, units, S * H, inside, COMPUTE)
-        s1 = load_tile(saved_ptr + H, rows, units, S * H, inside, COMPUTE)
-        s2 = load_tile(saved_ptr + 2 * H, rows, units, S * H, inside, COMPUTE)
-        s3 = load_tile(saved_ptr + 3 * H, rows, units, S * H, inside, COMPUTE)
+        s0, s1, s2, s3 = load_gates(saved_ptr, rows, units, inside, S, H, COMPUTE)
     else:
         h = load_tile(h_ptr, rows, units, H, inside, COMPUTE)
     if CELL == "gru":

@@ -27,10 +27,15 @@ import triton
 import triton.language as tl
 
 from kernels import tiling
-from kernels.cells import GATES, SAVED
-from kernels.gates import finish_backward, finish_forward, load_tile, store_tile
-
-INTERPRETED = tiling.INTERPRETED
+from kernels.cells import GATES, SAVED, cell_forward
+from kernels.gates import (
+    backward_through_gates,
+    load_biases,
+    load_gates,
+    load_tile,
+    store_saved,
+    store_tile,
+)
 
 
 @triton.jit
@@ -60,6 +65,10 @@ def step_forward_kernel(
     step = tl.cast(t, tl.int64) * B  # rows of a (T·B, ·) matrix before this step
     h_prev_ptr = hs_ptr + step * H
 
+    # Asked for before the product, which does not need them, and so underway while it runs.
+    x0, x1, x2, x3 = load_gates(gates_x_ptr + step * (G * H), rows, units, inside, G, H, COMPUTE)
+    b0, b1, b2, b3 = load_biases(bias_ptr, units, G, H, COMPUTE)
+
     p0 = tl.zeros((BLOCK_B, BLOCK_H), dtype=COMPUTE)
     p1 = p0
     p2 = p0
@@ -77,12 +86,20 @@ def step_forward_kernel(
         if G >= 4:
             p3 = gate_product(h, weight_ptr, k, units, 3, p3, H, PRECISION, UPCAST, COMPUTE)
 
-    gates_x = gates_x_ptr + step * (G * H)
-    finish_forward(
-        gates_x, bias_ptr, h_prev_ptr, hs_ptr + (step + B) * H, cs_ptr + step * H,
-        cs_ptr + (step + B) * H, saved_ptr + step * (S * H), rows, units, inside,
-        p0, p1, p2, p3, CELL, H, G, S, SAVE, COMPUTE,
-    )  # fmt: skip
+    h_prev = p0
+    c_prev = p0
+    if CELL == "gru":
+        h_prev = load_tile(h_prev_ptr, rows, units, H, inside, COMPUTE)
+    if CELL == "lstm":
+        c_prev = load_tile(cs_ptr + step * H, rows, units, H, inside, COMPUTE)
+    h, c, s0, s1, s2, s3 = cell_forward(
+        CELL, x0, x1, x2, x3, p0 + b0, p1 + b1, p2 + b2, p3 + b3, h_prev, c_prev
+    )
+    store_tile(hs_ptr + (step + B) * H, rows, units, H, inside, h)
+    if CELL == "lstm":
+        store_tile(cs_ptr + (step + B) * H, rows, units, H, inside, c)
+    if SAVE:
+        store_saved(saved_ptr + step * (S * H), rows, units, inside, s0, s1, s2, s3, S, H)
 
 
 @triton.jit(do_not_specialize=["t"])
@@ -130,7 +147,7 @@ def step_backward_kernel(
         dc = dh
         if CELL == "lstm":
             dc = load_tile(dc_ptr, rows, units, H, inside, COMPUTE)
-        direct, dc = finish_backward(
+        direct, dc = backward_through_gates(
             hs_ptr + step * H, hs_ptr + (step + B) * H, cs_ptr + step * H,
             cs_ptr + (step + B) * H, saved_ptr + step * (S * H), dgates_x_ptr + step * (G * H),
             dgates_p_ptr + step * (G * H), rows, units, inside, dh, dc, CELL, H, G, S, COMPUTE,
@@ -155,7 +172,7 @@ def compile_options(cell: str, H: int, dtype: torch.dtype, tile: tiling.Tile,
         "PRECISION": input_precision,
         "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32,
         # the interpreter multiplies bfloat16 bit patterns, so it is given float32 there
-        "UPCAST": INTERPRETED, "num_warps": tile.num_warps, "num_stages": tile.num_stages,
+        "UPCAST": tiling.INTERPRETED, "num_warps": tile.num_warps, "num_stages": tile.num_stages,
     }  # fmt: skip
 
 

@@ -7,13 +7,22 @@ exchange.
 """
 
 import dataclasses
+import functools
 import os
+from typing import Literal
 
 import torch
 import triton
 
 # Triton decides once, when a kernel is defined, whether it is interpreted.
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "on")
+
+
+# Rows × units of a sequence program, least work first.
+SEQUENCE_BLOCKS = (
+    (16, 8), (16, 16), (32, 8), (32, 16), (16, 32), (64, 8), (32, 32), (64, 16), (64, 32),
+)  # fmt: skip
+SEQUENCE_WARPS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +64,14 @@ def uses_tensor_cores(dtype: torch.dtype, input_precision: str) -> bool:
 class Chip:
     """What a kernel that keeps its weights on chip must know of a GPU.
 
-    `shared_memory` is the most one program may have, in bytes.
+    `shared_memory` is the most one program may have, in bytes. `keeps_in` says where Triton puts
+    an operand that a loop uses again and again.
     """
 
     name: str
     multiprocessors: int
     shared_memory: int
+    keeps_in: Literal["shared memory", "registers"] = "shared memory"
 
 
 # Published figures, for compiling without the device: A100, H100 and H200, B200, MI300X.
@@ -69,5 +80,94 @@ CHIPS = {
     "sm_80": Chip("A100", 108, 163 * 1024),
     "sm_90": Chip("H100/H200", 132, 227 * 1024),
     "sm_100": Chip("B200", 148, 227 * 1024),
-    "gfx942": Chip("MI300X", 304, 64 * 1024),
+    "gfx942": Chip("MI300X", 304, 64 * 1024, "registers"),
 }
+
+
+@functools.cache
+def chip_of(device: torch.device) -> Chip:
+    """What is known of the GPU behind `device`; nothing limits the interpreter."""
+    if INTERPRETED:
+        return Chip("interpreter", 1, 1 << 40)
+    properties = torch.cuda.get_device_properties(device)
+    # the most that a program may ask for; AMD has no larger amount to opt in to
+    shared = getattr(properties, "shared_memory_per_block_optin", 0)
+    return Chip(
+        properties.name,
+        properties.multi_processor_count,
+        shared or properties.shared_memory_per_block,
+        "registers" if torch.version.hip else "shared memory",
+    )
+
+
+def sequence_tiles(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str,
+                   chip: Chip) -> tuple[Tile, Tile] | str:  # fmt: skip
+    """Tiles of the sequence kernel, forward and backward, or the reason why it cannot run.
+
+    It can where every program's slice of the weights fits into shared memory and all programs
+    are on the chip at once.
+    """
+    if INTERPRETED:
+        # one slice, because programs run one after another and none may wait for a later one
+        whole = Tile(16 if B <= 16 else 32, max(16, triton.next_power_of_2(H)), 16, 4, 1)
+        return whole, whole
+    found: list[Tile] = []
+    for backward in (False, True):
+        tile = _sequence_tile(B, H, G, dtype, input_precision, chip, backward)
+        if isinstance(tile, str):
+            return tile
+        found.append(tile)
+    return found[0], found[1]
+
+
+def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str,
+                   chip: Chip, backward: bool) -> Tile | str:  # fmt: skip
+    """The smallest share of work a program for which the grid still fits, or why there is none."""
+    # The compiler keeps plain multiply-adds of long rows in registers, and then runs out of them.
+    short = not uses_tensor_cores(dtype, input_precision) and not backward
+    widest = triton.next_power_of_2(G * H if backward else H) // SEQUENCE_WARPS
+    reason = ""
+    for block_b, block_h in SEQUENCE_BLOCKS:
+        if block_b > max(16, triton.next_power_of_2(B)):
+            continue
+        # AMD's matrix instructions are 16 wide; an RNN has a single gate to fill the width with.
+        if block_h < 16 and (G == 1 or (backward and chip.keeps_in == "registers")):
+            continue
+        block_k = max(16, min(32 if short or chip.keeps_in == "registers" else 64, widest))
+        tile = Tile(block_b, block_h, block_k, SEQUENCE_WARPS, 1)
+        needed = shared_memory(tile, H, G, dtype, backward, chip)
+        if needed > chip.shared_memory:
+            reason = reason or (
+                f"a program needs {needed // 1024} KiB of shared memory, {chip.name} has "
+                f"{chip.shared_memory // 1024}"
+            )
+            continue
+        # Registers leave room for two programs of 4 warps, whatever the compiler uses (255 each).
+        together = min(chip.shared_memory // needed, 2)
+        programs = triton.cdiv(H, block_h) * triton.cdiv(B, block_b)
+        if programs <= together * chip.multiprocessors:
+            return tile
+        reason = (
+            f"{programs} programs must run at once, {chip.name} holds "
+            f"{together * chip.multiprocessors}"
+        )
+    return f"the sequence kernel does not fit at H {H}, B {B}, {dtype}: {reason}"
+
+
+def shared_memory(tile: Tile, H: int, G: int, dtype: torch.dtype, backward: bool,
+                  chip: Chip) -> int:  # fmt: skip
+    """Bytes of shared memory a sequence program takes, at most.
+
+    The weights, the tile of h or dgates that is being read and the one after it, and the place
+    where the warps' sums meet, which shares its space with those two. Where weights are kept in
+    registers, one tile of them passes through shared memory on its way.
+    """
+    columns = tile.block_h if backward else (1 if G == 1 else 4) * tile.block_h
+    depth = tile.num_warps * tile.block_k
+    tiles = triton.cdiv(G * H if backward else H, depth)
+    staging = min(tiles, 2) * tile.block_b * depth * dtype.itemsize
+    sums = tile.num_warps * tile.block_b * columns * 4
+    kept = tiles * depth * columns * dtype.itemsize
+    if chip.keeps_in == "registers":
+        return max(kept // tiles, staging, sums)
+    return kept + max(staging, sums)

@@ -130,7 +130,8 @@ def poisoned(monkeypatch):
     plain = torch.Tensor.new_empty
 
     def new_empty(self, *shape, **options):
-        return plain(self, *shape, **options).fill_(float("nan"))
+        tensor = plain(self, *shape, **options)
+        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
 
     monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
     monkeypatch.setattr(

@@ -34,7 +34,9 @@ REPRESENTATIVE = [
 ]
 
 
-@pytest.mark.parametrize(("cell", "precision", "target"), REPRESENTATIVE, ids="-".join)
+@pytest.mark.parametrize(
+    ("cell", "precision", "target"), REPRESENTATIVE, ids=["-".join(row) for row in REPRESENTATIVE]
+)
 def test_published_sizes_compile_within_bounds(cell, precision, target):
     done = run("--cell", cell, "--precision", precision, "--target", target, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -50,7 +52,7 @@ def test_published_sizes_compile_within_bounds(cell, precision, target):
 
 
 GOOD = Compiled("step_forward", "lstm", 256, "tf32", "sm_90", "32x16x64", 16, 4, 85, 0, 49152,
-                "mma.sync", "")  # fmt: skip
+                "mma.sync", 65536, "")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -59,10 +61,18 @@ GOOD = Compiled("step_forward", "lstm", 256, "tf32", "sm_90", "32x16x64", 16, 4,
         ({}, ""),
         ({"spills": 24}, "24 bytes spilled"),
         ({"shared": 300_000}, "300000 bytes of shared memory, 232448 available"),
+        ({"expected_shared": 4096}, "49152 bytes of shared memory, tiling.py expects 4096"),
         ({"instruction": ""}, "no tensor-core instruction"),
         ({"precision": "ieee"}, "mma.sync where IEEE float32 was asked for"),
     ],
-    ids=["good", "spill", "shared", "no-tensor-cores", "tensor-cores-in-ieee"],
+    ids=[
+        "good",
+        "spill",
+        "shared",
+        "more-than-expected",
+        "no-tensor-cores",
+        "tensor-cores-in-ieee",
+    ],
 )
 def test_a_broken_bound_is_said(changed, message):
     assert "; ".join(broken_bounds(dataclasses.replace(GOOD, **changed))) == message

@@ -1,0 +1,67 @@
+"""One Triton launch a sequence and layer, weights kept on the chip; interpreted without a GPU."""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+from torch.nn import functional as F
+
+from deeprnn.cells import State
+from deeprnn.precision import get_matmul_precision
+from deeprnn.stack import DeepRNN
+from deeprnn.support import Request, Support
+from kernels.function import sequence_layer, why_no_sequence
+from kernels.tiling import INTERPRETED
+
+
+def a_way_to_run_triton(request: Request) -> str | None:
+    """A GPU, or Triton's interpreter, which is chosen before Triton is first imported."""
+    if request.device == "cpu" and not INTERPRETED:
+        return "Triton needs a GPU; to interpret its kernels on a CPU set TRITON_INTERPRET=1"
+    if request.device == "cuda" and not torch.cuda.is_available():
+        return "no CUDA device is visible to PyTorch"
+    if request.dtype == "float64" and not INTERPRETED:
+        return "float64 runs in Triton's interpreter only"
+    return None
+
+
+def room_on_the_chip(request: Request) -> str | None:
+    """All programs at once, each with its slice of the weights."""
+    return why_no_sequence(
+        request.cell,
+        request.batch_size,
+        request.hidden_size,
+        getattr(torch, request.dtype),
+        request.matmul_precision,
+        torch.device(request.device),
+    )
+
+
+class TritonSequence(DeepRNN):
+    """The input product of all steps at once, then one kernel for all of time, each way.
+
+    Programs own slices of hidden units and meet at a grid barrier after every step. In the
+    interpreter there is one program a group of rows, and nobody to meet.
+    """
+
+    support = Support(
+        requirements=(a_way_to_run_triton, room_on_the_chip),
+        interpreted_on=("cpu", "cuda") if INTERPRETED else (),
+    )
+
+    def layer(self, layer: int, x: Tensor, state: State) -> tuple[Tensor, State]:
+        weight_ih, weight_hh, bias_ih, bias_hh = self.parameters_of(layer)
+        y, final = sequence_layer(
+            self.cell,
+            F.linear(x, weight_ih, bias_ih),
+            weight_hh,
+            bias_hh,
+            (state[0], state[1]) if len(state) == 2 else state[0],
+            input_precision=get_matmul_precision(),
+        )
+        return y, final if isinstance(final, tuple) else (final,)
+
+    def backend(self, y: Tensor) -> str:
+        how = "interpreted" if INTERPRETED else torch.cuda.get_device_name(y.device)
+        return f"Triton {triton.__version__}, {how}"

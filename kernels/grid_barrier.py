@@ -1,0 +1,44 @@
+"""A barrier between the programs of one launch, and when it may be used.
+
+Programs of a launch cannot wait for each other in general: the GPU may start the second only after
+the first has ended, and then a waiting program waits for ever. They can if all of them are on the
+chip at once, which a cooperative launch guarantees: the driver refuses a grid that does not fit.
+
+The barrier is one counter in global memory. Each program adds one when its part of a step is
+written (`arrive`) and looks at the counter until everybody's part is (`wait`). The counter only
+grows, so a step's target is simply steps × programs and nothing has to be reset inside the loop;
+the launcher clears it before each launch, in the same stream, so that a replayed CUDA graph clears
+it too.
+
+Why what the others wrote is visible after `wait`: the add has release order and the look acquire
+order at the scope of the GPU, and inside a program the barriers around them tie all its threads to
+the one that adds and looks (PTX memory model: causality order is cumulative). The L1 cache is not
+coherent; after an acquire a line in it is not used, and exchanged data is read with `.cg`, past it.
+
+In the interpreter programs run one after another, so only a grid of one waits for nobody.
+"""
+
+# A device function's arguments are Triton values, for which there are no Python types.
+# mypy: disable-error-code="no-untyped-def"
+
+import triton
+import triton.language as tl
+
+# Counters lie this many int32 apart: 128 bytes, so that no two share a cache line.
+STRIDE = 32
+
+
+@triton.jit
+def arrive(counter_ptr):
+    """Say that this program's writes are done. Called by every thread of the program."""
+    tl.debug_barrier()  # every thread has written before the one that adds does so
+    tl.atomic_add(counter_ptr, 1, sem="release", scope="gpu")
+
+
+@triton.jit
+def wait(counter_ptr, target):
+    """Return once `target` arrivals are counted; all that was written before them is visible."""
+    # Adding zero is a load that can have acquire order.
+    while tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu") < target:
+        pass
+    tl.debug_barrier()  # no thread reads on before the one that looked has seen the target

@@ -1,0 +1,288 @@
+"""One launch a sequence and layer: the recurrent weights stay on the chip for all T steps.
+
+The grid is (slices of units) × (groups of batch rows). A program owns `block_h` units with all
+their gates, for `block_b` rows, and keeps for the whole sequence
+
+    its rows of W_hh (forward) or its columns (backward), its biases, its part of c and of dc.
+
+Only h (forward) or dgates (backward) is exchanged: every program needs all of it and owns a slice.
+Each step writes it to a fresh address, so nobody can overwrite what a slower program still reads,
+and one barrier a step is enough:
+
+    forward t     wait until h_{t-1} is whole → read it → product, gates → write my h_t → arrive
+    backward t    wait until dgates_{t+1} is whole → read it → my dh_t → write my dgates_t → arrive
+
+Rows of the batch never meet, so each group of rows has a barrier of its own among its slices.
+There are no floating-point atomics and every sum has a fixed order: results are the same bit for
+bit every time. Buffers are those of `kernels/step.py`.
+"""
+
+# A device function's arguments are Triton values, for which there are no Python types.
+# mypy: disable-error-code="no-untyped-def,assignment"
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels import tiling
+from kernels.cells import GATES, cell_forward
+from kernels.gates import (
+    backward_through_gates,
+    load_biases,
+    load_gates,
+    load_tile,
+    store_saved,
+    store_tile,
+)
+from kernels.grid_barrier import STRIDE, arrive, wait
+from kernels.step import compile_options, on_device_of
+
+COUNTER_STRIDE = tl.constexpr(STRIDE)
+
+
+@triton.jit
+def shares(start, WARPS: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Indices along K from `start`, (WARPS, BLOCK_K): a row of it is one warp's share."""
+    return start + tl.arange(0, WARPS)[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
+
+
+@triton.jit
+def load_exchanged(pointer, rows, k, B, K: tl.constexpr, UPCAST: tl.constexpr,
+                   COMPUTE: tl.constexpr):  # fmt: skip
+    """Rows × k (WARPS, BLOCK_K) of what other programs wrote in this launch: past L1, from L2."""
+    at = rows[None, :, None] * K + k[:, None, :]
+    mask = (rows[None, :, None] < B) & (k[:, None, :] < K)
+    tile = tl.load(pointer + at, mask=mask, other=0.0, cache_modifier=".cg")
+    return tile.to(COMPUTE) if UPCAST else tile
+
+
+@triton.jit
+def forward_weights(weight_ptr, slice, H: tl.constexpr, G: tl.constexpr, P: tl.constexpr,
+                    BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
+                    UPCAST: tl.constexpr, COMPUTE: tl.constexpr):  # fmt: skip
+    """This slice's rows of W_hh, transposed, as (WARPS, BLOCK_K, BLOCK_H·P) tiles to keep.
+
+    All gates stand in one matrix so that one product makes them: column u·P + g is gate g of unit
+    u, with P the gates rounded up to a power of two.
+    """
+    columns = tl.arange(0, BLOCK_H * P)
+    gates = columns % P
+    units = slice * BLOCK_H + columns // P
+    tiles = ()
+    for start in tl.static_range(0, H, WARPS * BLOCK_K):
+        k = shares(start, WARPS, BLOCK_K)[:, :, None]
+        at = (gates * H + units)[None, None, :] * H + k
+        mask = (k < H) & ((units < H) & (gates < G))[None, None, :]
+        tile = tl.load(weight_ptr + at, mask=mask, other=0.0)
+        tiles = tiles + (tile.to(COMPUTE) if UPCAST else tile,)  # noqa: RUF005
+    return tiles
+
+
+@triton.jit
+def backward_weights(weight_ptr, units, H: tl.constexpr, K: tl.constexpr,
+                     BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
+                     UPCAST: tl.constexpr, COMPUTE: tl.constexpr):  # fmt: skip
+    """This slice's columns of W_hh as (WARPS, BLOCK_K, units) tiles to keep; K = G·H."""
+    tiles = ()
+    for start in tl.static_range(0, K, WARPS * BLOCK_K):
+        k = shares(start, WARPS, BLOCK_K)[:, :, None]
+        at = k * H + units[None, None, :]
+        mask = (k < K) & (units[None, None, :] < H)
+        tile = tl.load(weight_ptr + at, mask=mask, other=0.0)
+        tiles = tiles + (tile.to(COMPUTE) if UPCAST else tile,)  # noqa: RUF005
+    return tiles
+
+
+@triton.jit
+def product_with_exchanged(pointer, weights, rows, B, K: tl.constexpr, BLOCK_B: tl.constexpr,
+                           COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
+                           PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+                           COMPUTE: tl.constexpr):  # fmt: skip
+    """(rows, K) as other programs wrote it, times the kept weights: (BLOCK_B, COLUMNS).
+
+    The result is small, 16 × 32 say, and K long, so the warps divide K among them (the first
+    dimension) instead of the result, and their sums are added at the end. One accumulator would
+    also chain a warp's tensor-core instructions, each waiting for the one before; four take turns.
+    All sums have a fixed order.
+    """
+    a0 = tl.zeros((WARPS, BLOCK_B, COLUMNS), dtype=COMPUTE)
+    a1 = a0
+    a2 = a0
+    a3 = a0
+    for chunk in tl.static_range((K + WARPS * BLOCK_K - 1) // (WARPS * BLOCK_K)):
+        k = shares(chunk * (WARPS * BLOCK_K), WARPS, BLOCK_K)
+        whole = load_exchanged(pointer, rows, k, B, K, UPCAST, COMPUTE)
+        w = weights[chunk]
+        if chunk % 4 == 0:
+            a0 = tl.dot(whole, w, a0, input_precision=PRECISION, out_dtype=COMPUTE)
+        elif chunk % 4 == 1:
+            a1 = tl.dot(whole, w, a1, input_precision=PRECISION, out_dtype=COMPUTE)
+        elif chunk % 4 == 2:
+            a2 = tl.dot(whole, w, a2, input_precision=PRECISION, out_dtype=COMPUTE)
+        else:
+            a3 = tl.dot(whole, w, a3, input_precision=PRECISION, out_dtype=COMPUTE)
+    return tl.sum((a0 + a1) + (a2 + a3), axis=0)
+
+
+@triton.jit
+def apart(product, P: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr):
+    """Undo the interleaving of `forward_weights`: four tiles (BLOCK_B, BLOCK_H), one a gate."""
+    if P == 4:
+        even, odd = tl.split(tl.reshape(product, (BLOCK_B, BLOCK_H, 2, 2)))
+        p0, p2 = tl.split(even)
+        p1, p3 = tl.split(odd)
+        return p0, p1, p2, p3
+    else:
+        tl.static_assert(P == 1, "a cell has one gate, or three or four")
+        return product, product, product, product
+
+
+@triton.jit(do_not_specialize=["T"])
+def sequence_forward_kernel(
+    gates_x_ptr, weight_ptr, bias_ptr, hs_ptr, cs_ptr, saved_ptr, counter_ptr, T, B,
+    CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr, SAVE: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """All T steps of one slice of units and one group of rows."""
+    rows = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
+    units = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    inside = (rows[:, None] < B) & (units[None, :] < H)
+    slices = tl.num_programs(0)
+    counter_ptr += tl.program_id(1) * COUNTER_STRIDE
+
+    P: tl.constexpr = 1 if G == 1 else 4
+    w = forward_weights(
+        weight_ptr, tl.program_id(0), H, G, P, BLOCK_H, BLOCK_K, WARPS, UPCAST, COMPUTE
+    )
+    b0, b1, b2, b3 = load_biases(bias_ptr, units, G, H, COMPUTE)
+    h = load_tile(hs_ptr, rows, units, H, inside, COMPUTE)
+    c = h
+    if CELL == "lstm":
+        c = load_tile(cs_ptr, rows, units, H, inside, COMPUTE)
+
+    for t in range(T):
+        step = tl.cast(t, tl.int64) * B
+        # Nobody else writes these: asked for before the wait, they arrive during it.
+        x0, x1, x2, x3 = load_gates(
+            gates_x_ptr + step * (G * H), rows, units, inside, G, H, COMPUTE
+        )
+        wait(counter_ptr, t * slices)
+        product = product_with_exchanged(
+            hs_ptr + step * H, w, rows, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, WARPS,
+            PRECISION, UPCAST, COMPUTE,
+        )  # fmt: skip
+        p0, p1, p2, p3 = apart(product, P, BLOCK_B, BLOCK_H)
+        h, c, s0, s1, s2, s3 = cell_forward(
+            CELL, x0, x1, x2, x3, p0 + b0, p1 + b1, p2 + b2, p3 + b3, h, c
+        )
+        store_tile(hs_ptr + (step + B) * H, rows, units, H, inside, h)
+        arrive(counter_ptr)
+        # Only this program's backward pass reads these: written while the others catch up.
+        if CELL == "lstm":
+            store_tile(cs_ptr + (step + B) * H, rows, units, H, inside, c)
+        if SAVE:
+            store_saved(saved_ptr + step * (S * H), rows, units, inside, s0, s1, s2, s3, S, H)
+
+
+@triton.jit(do_not_specialize=["T"])
+def sequence_backward_kernel(
+    grad_y_ptr, weight_ptr, hs_ptr, cs_ptr, saved_ptr, dgates_x_ptr, dgates_p_ptr,
+    dh_ptr, dc_ptr, counter_ptr, T, B,
+    CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """All T steps backward. dh and dc hold the final state's gradient, then the initial one's."""
+    rows = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
+    units = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    inside = (rows[:, None] < B) & (units[None, :] < H)
+    slices = tl.num_programs(0)
+    counter_ptr += tl.program_id(1) * COUNTER_STRIDE
+
+    w = backward_weights(weight_ptr, units, H, G * H, BLOCK_K, WARPS, UPCAST, COMPUTE)
+    dh = load_tile(dh_ptr, rows, units, H, inside, COMPUTE)
+    dc = dh
+    if CELL == "lstm":
+        dc = load_tile(dc_ptr, rows, units, H, inside, COMPUTE)
+
+    for past in range(T):
+        step = tl.cast(T - 1 - past, tl.int64) * B
+        dh += load_tile(grad_y_ptr + step * H, rows, units, H, inside, COMPUTE)
+        direct, dc = backward_through_gates(
+            hs_ptr + step * H, hs_ptr + (step + B) * H, cs_ptr + step * H,
+            cs_ptr + (step + B) * H, saved_ptr + step * (S * H), dgates_x_ptr + step * (G * H),
+            dgates_p_ptr + step * (G * H), rows, units, inside, dh, dc, CELL, H, G, S, COMPUTE,
+        )  # fmt: skip
+        arrive(counter_ptr)
+        wait(counter_ptr, (past + 1) * slices)
+        dh = direct + product_with_exchanged(
+            dgates_p_ptr + step * (G * H), w, rows, B, G * H, BLOCK_B, BLOCK_H, BLOCK_K, WARPS,
+            PRECISION, UPCAST, COMPUTE,
+        )  # fmt: skip
+
+    store_tile(dh_ptr, rows, units, H, inside, dh)
+    if CELL == "lstm":
+        store_tile(dc_ptr, rows, units, H, inside, dc)
+
+
+def tiles(B: int, H: int, cell: str, dtype: torch.dtype, input_precision: str,
+          device: torch.device) -> tuple[tiling.Tile, tiling.Tile]:  # fmt: skip
+    """Tiles of the forward and the backward kernel.
+
+    Raises ValueError with the reason where the sequence kernel cannot run; `kernels.step` can.
+    """
+    chip = tiling.chip_of(device)
+    found = tiling.sequence_tiles(B, H, GATES[cell], dtype, input_precision, chip)
+    if isinstance(found, str):
+        raise ValueError(found)
+    return found
+
+
+def counters(B: int, tile: tiling.Tile, device: torch.device) -> torch.Tensor:
+    """One cleared counter a group of rows; clearing is part of the stream, and of a CUDA graph."""
+    return torch.zeros(triton.cdiv(B, tile.block_b) * STRIDE, dtype=torch.int32, device=device)
+
+
+def forward(cell: str, gates_x: torch.Tensor, weight_hh: torch.Tensor, bias_hh: torch.Tensor,
+            hs: torch.Tensor, cs: torch.Tensor, saved: torch.Tensor, *, save: bool,
+            input_precision: str) -> None:  # fmt: skip
+    """Fill hs[1:], cs[1:] and, if `save`, saved in one launch. Slot 0 of hs and cs is given."""
+    T, B = gates_x.shape[:2]
+    H = weight_hh.shape[1]
+    tile, _ = tiles(B, H, cell, gates_x.dtype, input_precision, gates_x.device)
+    with on_device_of(gates_x):
+        sequence_forward_kernel[grid(B, H, tile)](
+            gates_x, weight_hh, bias_hh, hs, cs, saved, counters(B, tile, gates_x.device), T, B,
+            SAVE=save, **launch_options(cell, H, gates_x.dtype, tile, input_precision),
+        )  # fmt: skip
+
+
+def backward(cell: str, grad_y: torch.Tensor, weight_hh: torch.Tensor, hs: torch.Tensor,
+             cs: torch.Tensor, saved: torch.Tensor, dgates_x: torch.Tensor,
+             dgates_p: torch.Tensor, dh: torch.Tensor, dc: torch.Tensor, *,
+             input_precision: str) -> None:  # fmt: skip
+    """Fill dgates_x and dgates_p in one launch; dh and dc as in `kernels.step.backward`."""
+    T, B, H = grad_y.shape
+    _, tile = tiles(B, H, cell, grad_y.dtype, input_precision, grad_y.device)
+    with on_device_of(grad_y):
+        sequence_backward_kernel[grid(B, H, tile)](
+            grad_y, weight_hh, hs, cs, saved, dgates_x, dgates_p, dh, dc,
+            counters(B, tile, grad_y.device), T, B,
+            **launch_options(cell, H, grad_y.dtype, tile, input_precision),
+        )  # fmt: skip
+
+
+def grid(B: int, H: int, tile: tiling.Tile) -> tuple[int, int]:
+    """Slices of units × groups of rows."""
+    return triton.cdiv(H, tile.block_h), triton.cdiv(B, tile.block_b)
+
+
+def launch_options(cell: str, H: int, dtype: torch.dtype, tile: tiling.Tile,
+                   input_precision: str) -> dict[str, Any]:  # fmt: skip
+    """Cooperative: the driver refuses a grid that is not on the chip all at once."""
+    options = compile_options(cell, H, dtype, tile, input_precision)
+    options["WARPS"] = tile.num_warps
+    return options | ({} if tiling.INTERPRETED else {"launch_cooperative_grid": True})

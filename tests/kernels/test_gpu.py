@@ -1,0 +1,164 @@
+"""What only a GPU can show: real grids, real precisions, races, hangs and CUDA graphs.
+
+The other files here run on a GPU too, compiled instead of interpreted; this one holds the rest.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kernels import sequence, tiling
+from kernels.cells import GATES
+from kernels.function import sequence_layer, step_layer, why_no_sequence
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        tiling.INTERPRETED or not torch.cuda.is_available(),
+        reason="needs a CUDA device and compiled kernels (TRITON_INTERPRET unset)",
+    ),
+]
+
+CELLS = tuple(GATES)
+LAYERS = {"step": step_layer, "sequence": sequence_layer}
+
+
+@pytest.fixture(autouse=True)
+def ieee_around_the_kernel():
+    """Products outside the kernel are exact, so that an error found is the kernel's."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    yield
+    torch.backends.cuda.matmul.fp32_precision = before
+
+
+SIZES = [(1, 1, 32), (2, 3, 48), (7, 32, 96), (35, 32, 256), (35, 3, 512), (3, 20, 768),
+         (3, 16, 1024), (5, 256, 256)]  # fmt: skip
+PRECISIONS = {
+    "ieee": (torch.float32, "ieee", 1e-5),
+    "tf32": (torch.float32, "tf32", 1e-2),
+    "bfloat16": (torch.bfloat16, "ieee", 5e-2),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+@pytest.mark.parametrize(("T", "B", "H"), SIZES, ids=[f"T{T}-B{B}-H{H}" for T, B, H in SIZES])
+def test_every_grid_and_precision(layer, precision, cell, T, B, H, make_case, check, device):
+    dtype, input_precision, bound = PRECISIONS[precision]
+    if layer == "sequence":
+        reason = why_no_sequence(cell, B, H, dtype, input_precision, torch.device("cuda", 0))
+        if reason:
+            pytest.skip(reason)
+    case = make_case(cell, T, B, H, dtype=dtype)
+    check(LAYERS[layer], case, bound, dtype=dtype, input_precision=input_precision)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_200_repetitions_are_bit_identical(cell, make_case, device):
+    """A result that moves is a race: nothing here adds in an order that depends on timing."""
+    case = make_case(cell, 35, 32, 256)
+
+    def run():
+        outputs, gradients = case.run(sequence_layer, torch.float32, device)
+        # weight gradients are cuBLAS's own affair
+        kept = ("grad h", "grad c", "grad x")
+        return [*outputs.values(), *(gradients[name] for name in kept if name in gradients)]
+
+    first = run()
+    for repetition in range(200):
+        for a, b in zip(first, run(), strict=True):
+            assert torch.equal(a, b), f"repetition {repetition}"
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_replayed_graph_equals_eager(layer, cell, device):
+    """Replays start with cleared counters and follow what is in the input buffers now."""
+    T, B, H = 35, 32, 96
+    G = GATES[cell]
+    generator = torch.Generator(device).manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator, device=device) / H**0.5
+
+    gates_x, weight, bias = random(T, B, G * H), random(G * H, H), random(G * H)
+    state = (random(B, H), random(B, H)) if cell == "lstm" else random(B, H)
+    tensors = [gates_x, weight, bias, *(state if cell == "lstm" else (state,))]
+    for tensor in tensors:
+        tensor.requires_grad_()
+    grad_y = random(T, B, H)
+
+    def step():
+        y, _ = LAYERS[layer](cell, gates_x, weight, bias, state)
+        return y, *torch.autograd.grad(y, tensors, grad_y)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for _ in range(5):
+        with torch.no_grad():
+            gates_x.copy_(random(T, B, G * H))
+        graph.replay()
+        replayed = [tensor.clone() for tensor in captured]
+        for a, b in zip(replayed, step(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_a_grid_that_does_not_fit_is_an_error_and_not_a_hang(device, monkeypatch):
+    """Past `tiling`, the cooperative launch itself refuses."""
+    monkeypatch.setattr(
+        tiling, "sequence_tiles", lambda *arguments: (tiling.Tile(16, 16, 64, 4, 1),) * 2
+    )
+    B, H = 16 * 512, 256
+    gates_x = torch.zeros(2, B, H, device=device)
+    weight, bias = torch.zeros(H, H, device=device), torch.zeros(H, device=device)
+    h = torch.zeros(B, H, device=device)
+    with pytest.raises(RuntimeError, match=r"(?i)cooperative"):
+        sequence_layer("rnn_tanh", gates_x, weight, bias, h)
+    torch.cuda.synchronize()
+
+
+def test_the_launch_is_cooperative(device, make_case):
+    make_case("lstm", 2, 2, 32).run(sequence_layer, torch.float32, device)
+    options = sequence.launch_options(
+        "lstm", 32, torch.float32, tiling.Tile(16, 16, 16, 4, 1), "ieee"
+    )
+    assert options["launch_cooperative_grid"] is True
+
+
+SANITIZED = """
+import torch
+from kernels.function import sequence_layer, step_layer
+for layer in (step_layer, sequence_layer):
+    x = torch.randn(3, 5, 4 * 48, device="cuda", requires_grad=True)
+    w, b = torch.randn(4 * 48, 48, device="cuda"), torch.randn(4 * 48, device="cuda")
+    h, c = torch.randn(5, 48, device="cuda"), torch.randn(5, 48, device="cuda")
+    y, _ = layer("lstm", x, w, b, (h, c))
+    y.sum().backward()
+torch.cuda.synchronize()
+"""
+
+
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+def test_compute_sanitizer_finds_nothing(tool):
+    sanitizer = shutil.which("compute-sanitizer")
+    if sanitizer is None:
+        pytest.skip("compute-sanitizer is not installed")
+    done = subprocess.run(
+        [sanitizer, "--tool", tool, "--error-exitcode", "9",
+         sys.executable, "-c", SANITIZED],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

@@ -1,0 +1,196 @@
+"""The sequence kernel's protocol as a small executable model, under hostile schedules.
+
+A program is a Python generator that yields before every access to memory that others share, so
+that a scheduler can put any other program's accesses in between. Memory is exact about visibility:
+what a program writes is seen by others only once it has arrived (release) and they have waited
+(acquire) for a count that includes this arrival. Reading anything else is an error, as are two
+programs that wait for ever. The real protocol passes every schedule; each planted bug is found.
+
+    real     write h_t → arrive → … → wait for t × slices → read all of h_{t-1}
+
+It checks the order of accesses that `kernels/sequence.py` states, not the compiled code.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+
+class Race(Exception):
+    """Somebody read what is not guaranteed to be visible."""
+
+
+class Hang(Exception):
+    """Everybody who is left waits."""
+
+
+@dataclass
+class Memory:
+    """h by step and slice, with who may see it; one counter."""
+
+    slices: int
+    counter: int = 0
+    written: dict = field(default_factory=dict)  # (slot, slice) -> value
+    arrived: set = field(default_factory=set)  # what was written before its writer's last arrival
+    seen: dict = field(default_factory=dict)  # reader -> what its last wait made visible
+
+    def write(self, writer, slot, value):
+        for reader, visible in self.seen.items():
+            if reader != writer and (slot, writer) in visible:
+                raise Race(f"slice {writer} overwrites slot {slot}, which {reader} may be reading")
+        self.written[slot, writer] = value
+        self.arrived.discard((slot, writer))
+
+    def read(self, reader, slot, owner):
+        key = (slot, owner)
+        if owner != reader and key not in self.seen.get(reader, set()):
+            raise Race(f"slice {reader} reads slot {slot} of slice {owner} before it is visible")
+        return self.written[key]
+
+    def release(self, writer):
+        self.arrived |= {key for key in self.written if key[1] == writer}
+
+    def acquire(self, reader):
+        self.seen[reader] = set(self.arrived)
+
+
+@dataclass(frozen=True)
+class Bug:
+    """What a planted bug changes; the default is the real protocol."""
+
+    arrive: bool = True
+    wait: bool = True
+    arrive_before_write: bool = False
+    lost_update: bool = False
+    target_off_by: int = 0
+    slots: int | None = None  # slots of h that are used in turn; None: a fresh one each step
+    counter_left_over: int = 0
+    absent: tuple = ()  # slices that are not on the chip until another has finished
+
+
+def program(memory, slice_, T, bug):
+    """One slice of the kernel: h_t is the sum of all of h_{t-1}, plus the slice's number."""
+    slots = bug.slots or T + 1
+    for t in range(T):
+        if bug.wait:
+            while memory.counter < t * memory.slices + bug.target_off_by * (t > 0):
+                yield "waiting"
+            memory.acquire(slice_)
+        total = 0
+        for owner in range(memory.slices):
+            yield "running"
+            total += memory.read(slice_, t % slots, owner) if t else 1
+        if bug.arrive_before_write:
+            memory.release(slice_)
+            memory.counter += 1
+        yield "running"
+        memory.write(slice_, (t + 1) % slots, total % 1009 + slice_)
+        yield "running"
+        if bug.arrive and not bug.arrive_before_write:
+            memory.release(slice_)
+            if bug.lost_update:  # load, add, store instead of one atomic add
+                old = memory.counter
+                yield "running"
+                memory.counter = old + 1
+            else:
+                memory.counter += 1
+
+
+def run(seed, slices=4, T=6, bug=Bug()):
+    """Interleave the programs at random; returns the last h of every slice."""
+    choose = random.Random(seed)
+    memory = Memory(slices, counter=bug.counter_left_over)
+    programs = {index: program(memory, index, T, bug) for index in range(slices)}
+    waiting_since_progress = set()
+    while programs:
+        present = [i for i in programs if i not in bug.absent or len(programs) < slices]
+        # favour one program for a while now and then: the slow and the fast drift far apart
+        index = choose.choice(present)
+        for _ in range(choose.choice((1, 1, 1, 50))):
+            try:
+                state = next(programs[index])
+            except StopIteration:
+                del programs[index]
+                waiting_since_progress.clear()
+                break
+            if state == "waiting":
+                waiting_since_progress.add(index)
+                break
+            waiting_since_progress.clear()
+        if programs and waiting_since_progress >= {
+            i for i in programs if i not in bug.absent or len(programs) < slices
+        }:
+            raise Hang(f"{sorted(programs)} wait, the counter is {memory.counter}")
+    return [memory.written[(T % (bug.slots or T + 1)), index] for index in range(slices)]
+
+
+def expected(slices=4, T=6):
+    """The same without any concurrency."""
+    h = [1] * slices
+    for _ in range(T):
+        h = [sum(h) % 1009 + index for index in range(slices)]
+    return h
+
+
+SCHEDULES = range(300)
+
+
+def test_the_real_protocol_passes_every_schedule():
+    for seed in SCHEDULES:
+        assert run(seed) == expected()
+
+
+@pytest.mark.parametrize("slices", [1, 2, 7])
+@pytest.mark.parametrize("T", [1, 2, 35])
+def test_the_real_protocol_at_other_sizes(slices, T):
+    for seed in range(20):
+        assert run(seed, slices, T) == expected(slices, T)
+
+
+@pytest.mark.parametrize(
+    ("bug", "found_as"),
+    [
+        pytest.param(Bug(wait=False), Race, id="missing-barrier"),
+        pytest.param(Bug(arrive=False), Hang, id="missing-arrival"),
+        pytest.param(Bug(arrive_before_write=True), Race, id="arrival-before-the-write"),
+        pytest.param(Bug(lost_update=True), Hang, id="lost-update"),
+        pytest.param(Bug(target_off_by=-1), Race, id="target-one-too-low"),
+        pytest.param(Bug(target_off_by=1), Hang, id="target-one-too-high"),
+        pytest.param(Bug(slots=1), Race, id="one-address-for-h"),
+        pytest.param(Bug(counter_left_over=24), Race, id="counter-not-cleared"),
+        pytest.param(Bug(absent=(3,)), Hang, id="grid-not-co-resident"),
+    ],
+)
+def test_a_planted_bug_is_found(bug, found_as):
+    found = set()
+    for seed in SCHEDULES:
+        try:
+            run(seed, bug=bug)
+        except (Race, Hang) as error:
+            found.add(type(error))
+    assert found_as in found
+
+
+def test_the_model_and_the_kernel_agree_on_the_order(monkeypatch):
+    """The calls in the kernels' source stand in the order that the model assumes."""
+    import inspect
+
+    from kernels import sequence
+
+    def order(kernel, *calls):
+        source = inspect.getsource(kernel.fn)
+        loop = source[source.index("    for ") :]
+        positions = [loop.index(call) for call in calls]
+        assert positions == sorted(positions), dict(zip(calls, positions, strict=True))
+
+    order(
+        sequence.sequence_forward_kernel,
+        "wait(counter_ptr, t * slices)", "product_with_exchanged(", "store_tile(hs_ptr",
+        "arrive(counter_ptr)",
+    )  # fmt: skip
+    order(
+        sequence.sequence_backward_kernel,
+        "backward_through_gates(", "arrive(counter_ptr)",
+        "wait(counter_ptr, (past + 1) * slices)", "product_with_exchanged(",
+    )  # fmt: skip

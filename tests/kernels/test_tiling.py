@@ -1,0 +1,69 @@
+"""Which tiles are chosen for which sizes, and what is said where there is none."""
+
+import dataclasses
+
+import pytest
+import torch
+import triton
+
+from kernels import tiling
+from kernels.cells import GATES
+from kernels.tiling import CHIPS, sequence_tiles, shared_memory, step_tile
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(tiling, "INTERPRETED", False)
+
+
+SIZES = [(B, H) for B in (1, 3, 32, 256) for H in (32, 48, 96, 256, 512, 768, 1024)]
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("cell", GATES)
+def test_every_sequence_tile_fits_the_chip_and_the_grid_is_co_resident(cell, chip):
+    G, chip = GATES[cell], CHIPS[chip]
+    for B, H in SIZES:
+        for dtype, precision in (
+            (torch.float32, "ieee"), (torch.float32, "tf32"), (torch.bfloat16, "ieee"),
+        ):  # fmt: skip
+            tiles = sequence_tiles(B, H, G, dtype, precision, chip)
+            if isinstance(tiles, str):
+                assert f"H {H}, B {B}" in tiles
+                assert chip.name in tiles
+                continue
+            for backward, tile in enumerate(tiles):
+                needed = shared_memory(tile, H, G, dtype, bool(backward), chip)
+                programs = triton.cdiv(H, tile.block_h) * triton.cdiv(B, tile.block_b)
+                together = min(chip.shared_memory // needed, 2)
+                assert needed <= chip.shared_memory
+                assert programs <= together * chip.multiprocessors
+                assert tile.block_k >= 16
+
+
+@pytest.mark.parametrize("chip", ["sm_80", "sm_90", "sm_100", "gfx942"])
+@pytest.mark.parametrize(("cell", "H"), [("lstm", 256), ("gru", 256), ("rnn_tanh", 512)])
+def test_published_sizes_fit(cell, H, chip):
+    for precision in ("ieee", "tf32"):
+        tiles = sequence_tiles(32, H, GATES[cell], torch.float32, precision, CHIPS[chip])
+        assert not isinstance(tiles, str), tiles
+
+
+def test_what_does_not_fit_says_by_how_much():
+    small = dataclasses.replace(CHIPS["sm_90"], name="small", multiprocessors=16)
+    assert sequence_tiles(256, 256, 4, torch.float32, "tf32", small) == (
+        "the sequence kernel does not fit at H 256, B 256, torch.float32: "
+        "64 programs must run at once, small holds 16"
+    )
+    tight = dataclasses.replace(CHIPS["sm_90"], name="tight", shared_memory=48 * 1024)
+    reason = sequence_tiles(32, 1024, 4, torch.float32, "tf32", tight)
+    assert "KiB of shared memory, tight has 48" in reason
+
+
+def test_step_tiles_hold_to_what_a_product_needs():
+    for B, H in [*SIZES, (1, 1), (2, 5)]:
+        for dtype in (torch.float32, torch.bfloat16):
+            for backward in (False, True):
+                tile = step_tile(B, H, 3, dtype, "tf32", backward=backward)
+                sizes = (tile.block_b, tile.block_h, tile.block_k)
+                assert all(size >= 16 and size & (size - 1) == 0 for size in sizes)
