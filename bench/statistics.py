@@ -15,6 +15,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+ENOUGH_FOR_95 = 6
+"""The fewest values whose range holds the true median with a probability of 95 %."""
+
 
 class Interval(NamedTuple):
     """A median and the interval that holds it, in the unit of the values."""

@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.ranking import EAGER, INTERPRETED, PYTHON_LOOP, TORCH_NN, Case, Report, Workload
-from bench.statistics import Ratio
+from bench.statistics import ENOUGH_FOR_95, Ratio
 
 MISSING = "–"
 
@@ -24,9 +24,9 @@ SHORT = {name: name.rpartition("_")[2] for name in (PYTHON_LOOP, TORCH_NN)}
 """How the heads of the terminal's narrow columns call the two baselines."""
 
 TERMINAL_LEGEND = (
-    f"± half of the 95 % interval; ×{SHORT[PYTHON_LOOP]} times as fast as {PYTHON_LOOP} run "
-    f"{EAGER}; ×{SHORT[TORCH_NN]} times as fast as {TORCH_NN} at its fastest; "
-    "ppl training perplexity"
+    f"± half of the 95 % interval, or of the range of fewer than {ENOUGH_FOR_95} rounds; "
+    f"×{SHORT[PYTHON_LOOP]} times as fast as {PYTHON_LOOP} run {EAGER}; "
+    f"×{SHORT[TORCH_NN]} times as fast as {TORCH_NN} at its fastest; ppl training perplexity"
 )
 
 
@@ -82,6 +82,14 @@ def factor_interval(ratio: Ratio | None) -> str:
     return span(ratio.low, ratio.high, times)
 
 
+def _speed_interval(case: Case) -> str:
+    written = span(case["tokens_per_second_low"], case["tokens_per_second_high"], tokens)
+    if written and case["rounds"] is not None and case["rounds"] < ENOUGH_FOR_95:
+        many = "round" if case["rounds"] == 1 else "rounds"
+        written += f", range of {case['rounds']} {many}"
+    return written
+
+
 @dataclass(frozen=True)
 class Column:
     """One column: its head, what it means, and a case's figure with a second line beneath."""
@@ -101,7 +109,7 @@ COLUMNS = {
         "that holds the true median with a probability of 95 % whatever the distribution. Fewer "
         "than six rounds cannot give 95 %; then it runs from the slowest to the fastest round.",
         lambda case: tokens(case["tokens_per_second"]),
-        lambda case: span(case["tokens_per_second_low"], case["tokens_per_second_high"], tokens),
+        lambda case: _speed_interval(case),
     ),
     "over_loop": Column(
         f"× {PYTHON_LOOP}",

@@ -57,7 +57,7 @@ def _overall(report: Report, timed: list[Workload]) -> str:
         (TORCH_NN, [w.ranked[0].over_torch_nn for w in timed]),
     ):
         known = [ratio.ratio for ratio in of_case if ratio is not None]
-        if known and set(wins) != {name}:
+        if len(known) == len(timed) and set(wins) != {name}:
             means.append(f"{decimals(geometric_mean(known))} times as fast as `{name}`")
     if means:
         sentence += f"; on average the fastest is {_and(means)} (geometric mean)"
