@@ -86,8 +86,13 @@ def _speed_interval(case: Case) -> str:
     written = span(case["tokens_per_second_low"], case["tokens_per_second_high"], tokens)
     if written and case["rounds"] is not None and case["rounds"] < ENOUGH_FOR_95:
         many = "round" if case["rounds"] == 1 else "rounds"
-        written += f", range of {case['rounds']} {many}"
+        written += f"\nrange of {case['rounds']} {many}"
     return written
+
+
+def memory_kind(case: Case) -> str:
+    """What a peak of memory counts, in words."""
+    return str(case["peak_memory_kind"] or "").replace("_", " ")
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ COLUMNS = {
         "The most that the case's own process held; the second line says what was counted. Compare "
         "only figures that count the same.",
         lambda case: decimals(case["peak_memory_mib"], 0),
-        lambda case: case["peak_memory_kind"] or "",
+        lambda case: memory_kind(case),
     ),
     "cold": Column(
         "cold start",
@@ -211,7 +216,8 @@ def markdown(report: Report, workload: Workload) -> str:
         for case in workload.ranked:
             row: dict[str, Any] = {"": case.rank, "implementation": f"`{report.label(case)}`"}
             for column in columns:
-                detail = column.detail(case) if column.unit == "95 % interval" else ""
+                detail = column.detail(case).replace("\n", ", ")
+                detail = detail if column.unit == "95 % interval" else ""
                 unit = "" if column.unit == "95 % interval" else f", {column.unit}"
                 row[column.head + unit] = column.main(case) + (f" ({detail})" if detail else "")
             rows.append(row)

@@ -63,7 +63,9 @@ def _overall(report: Report, timed: list[Workload]) -> str:
         sentence += f"; on average the fastest is {_and(means)} (geometric mean)"
     ties = sum(_is_tie(report, workload) for workload in timed)
     if ties:
-        sentence += f". On {ties} of {len(timed)} the next one cannot be told from the fastest"
+        sentence += (
+            f". On {ties} of {len(timed)} workloads the next one cannot be told from the fastest"
+        )
     return sentence + "."
 
 
@@ -162,14 +164,18 @@ def _parted(report: Report) -> Problem:
 
 
 def _marked(report: Report) -> Problem:
-    marked = report.rounds[report.rounds["mark"] != ""]
+    """Suspect rounds, where speed means something."""
+    ranked = [case.case_id for workload in report.workloads for case in workload.ranked]
+    rounds = report.rounds[report.rounds["case_id"].isin(ranked)]
+    marked = rounds[rounds["mark"] != ""]
     items = []
     for mark, group in marked.groupby("mark"):
         cases = group["case_id"].value_counts().sort_index()
         names = ", ".join(f"`{name}` {count}" for name, count in cases.items())
         items.append(f"{mark}: {names}")
     return Problem(
-        f"{len(marked)} of {len(report.rounds)} rounds are marked as suspect; they count", items
+        f"{len(marked)} of {len(rounds)} rounds of ranked cases are marked as suspect; they count",
+        items,
     )
 
 

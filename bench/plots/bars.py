@@ -10,7 +10,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from bench.plots.style import CARD, INK, colours, heading, panels
 from bench.ranking import Case, Report, Workload
-from bench.tables import decimals, tokens
+from bench.tables import decimals, memory_kind, tokens
 
 ROW = 0.31  # inches of height for one bar
 IN_SIGHT = 1.7  # a reference beyond so many times the longest bar would make the bars too short
@@ -63,7 +63,7 @@ def memory(report: Report) -> tuple[Figure, str] | str:
         _bars(report, axis, cases, values, values, lambda value: decimals(value, 0))
         heading(axis, workload.title)
         axis.set_xlabel("peak memory, MiB")
-    kinds = sorted({c["peak_memory_kind"] for _, cases in chosen for c in cases} - {"", None})
+    kinds = sorted({memory_kind(case) for _, cases in chosen for case in cases} - {""})
     counted = f" Counted: {', '.join(kinds)}." if kinds else ""
     return figure, f"The most that the process of each case held.{counted}"
 

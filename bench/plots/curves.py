@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from bench.plots.style import (
     CARD,
@@ -23,7 +23,9 @@ from bench.ranking import EAGER, Case, Report
 
 DEFAULT_TARGET = 1.1  # perplexity, where no row stores one
 DASHES = (0, (3.5, 1.3))
+FAR = 1e9  # a perplexity beyond says only that training has failed
 PANEL = 2.3  # inches
+FINE = (1, 1.2, 1.4, 1.6, 1.8, 2, 2.2, 2.4, 2.6, 2.8, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9)
 
 
 def over_epochs(report: Report) -> tuple[Figure, str] | str:
@@ -39,9 +41,9 @@ def over_epochs(report: Report) -> tuple[Figure, str] | str:
             width = 7.0 - 5.6 * i / max(len(cases) - 1, 1)
             _line(report, axis, case, by_case[case.case_id], "epoch", width, i / len(cases))
         _validation(axis, by_case[cases[0].case_id])
-        _perplexity_axis(axis, cases)
-        heading(axis, title)
+        heading(axis, title, _perplexity_axis(axis, cases))
         axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return figure, (
         "Training perplexity on a log scale; the dashed line is the target. Weights and "
         "minibatches are the same, so lines on top of each other mean the same learning. Dotted: "
@@ -58,8 +60,7 @@ def over_seconds(report: Report) -> tuple[Figure, str] | str:
     for axis, (title, cases, by_case) in zip(axes, chosen, strict=True):
         for i, case in enumerate(cases):
             _line(report, axis, case, by_case[case.case_id], "seconds", 1.9, i / len(cases))
-        _perplexity_axis(axis, cases)
-        heading(axis, title)
+        heading(axis, title, _perplexity_axis(axis, cases))
         ends = [float(by_case[case.case_id]["seconds"].max()) for case in cases]
         spread = max(ends) > 8 * min(ends) > 0
         axis.set_xscale("log" if spread else "linear")
@@ -78,7 +79,7 @@ Chosen = list[tuple[str, list[Case], dict[str, pd.DataFrame]]]
 def _chosen(report: Report, column: str) -> Chosen:
     """Of each workload the title, the ranked cases with a curve, and the curves by case."""
     stored = report.curves.dropna(subset=["train_perplexity", column]).sort_values("epoch")
-    stored = stored[stored["train_perplexity"] > 0]
+    stored = stored[stored["train_perplexity"].between(1, FAR, inclusive="left")]
     by_case = {str(name): group for name, group in stored.groupby("case_id")}
     chosen = []
     for workload in report.workloads:
@@ -120,7 +121,7 @@ def _line(
     x, y = curve[column].to_numpy(float), curve["train_perplexity"].to_numpy(float)
     dashes = "-" if case.execution == EAGER else DASHES
     axis.plot(x, y, color=colour, lw=width, ls=dashes, solid_capstyle="round", zorder=2 + turn)
-    every = max(len(curve) // 4, 1)
+    every = max(len(curve) // 4, min(len(curve), 8))  # the few of a short curve take turns
     marked = slice(int(turn * every), None, every)
     axis.plot(
         x[marked],
@@ -135,7 +136,7 @@ def _line(
 
 
 def _validation(axis: Axes, curve: pd.DataFrame) -> None:
-    held_out = curve.dropna(subset=["validation_perplexity"])
+    held_out = curve[curve["validation_perplexity"].between(1, FAR, inclusive="left")]
     if len(held_out) > 1:
         x, y = held_out["epoch"].to_numpy(float), held_out["validation_perplexity"].to_numpy(float)
         axis.plot(x, y, color=INK, linewidth=1.8, linestyle=":", zorder=4)
@@ -149,15 +150,22 @@ def _validation(axis: Axes, curve: pd.DataFrame) -> None:
         )
 
 
-def _perplexity_axis(axis: Axes, cases: list[Case]) -> None:
+def _perplexity_axis(axis: Axes, cases: list[Case]) -> list[str]:
+    """A log axis down to the target; where that is far below, a note says so instead."""
     target = next((c["target_perplexity"] for c in cases if c["target_perplexity"]), DEFAULT_TARGET)
     axis.set_yscale("log")
-    top = max(axis.get_ylim()[1] * 1.1, 1.5 * target)
-    axis.set_ylim(0.97, top)
-    round_ones = [1.5, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000, 100_000]
-    kept = [tick for tick in round_ones if 1.2 * target < tick <= top]
-    axis.yaxis.set_major_locator(FixedLocator([target, *kept]))
+    axis.set_ylabel("perplexity")
+    low, high = axis.dataLim.y0, axis.dataLim.y1
+    is_near = low <= 3 * target
+    bottom, top = (0.97, max(high, target)) if is_near else (low / 1.1, high)
+    axis.set_ylim(bottom, 1.15 * top)
+    steps = (1, 2, 5) if top / bottom > 12 else (1, 1.5, 2, 3, 5, 7) if is_near else FINE
+    ticks = [step * 10.0**power for power in range(6) for step in steps]
+    kept = [tick for tick in ticks if tick > 1.3 * target and bottom <= tick <= 1.15 * top]
+    axis.yaxis.set_major_locator(FixedLocator([target, *kept] if is_near else kept))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    if not is_near:
+        return [f"the target, {target:g}, lies below the panel"]
     axis.axhline(target, color=INK, linewidth=1.1, linestyle=(0, (5, 3)), zorder=1.5)
-    axis.set_ylabel("perplexity")
+    return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 
 from bench.plots import PLOTS, bars, curves, points, style, write_all
 from bench.ranking import Report, load
-from bench.results import ROUNDS
+from bench.results import CURVES, ROUNDS
 
 from .example_report import IMPLEMENTATIONS, write
 
@@ -109,6 +110,20 @@ def test_every_ranked_case_has_a_line_and_its_own_markers(report, draw):
             mine = [line for line in axes.lines if line.get_color() == colour[case.implementation]]
             assert len(mine) == 2  # the line, and its markers above all lines
         assert any(list(line.get_ydata()) == [1.1, 1.1] for line in axes.lines)
+
+
+def test_a_target_far_below_is_a_note_and_an_overflow_is_left_out(tmp_path):
+    write(tmp_path, epochs=6, workloads=1)
+    table = CURVES.load(tmp_path)
+    table["train_perplexity"] += 20
+    table.loc[table["epoch"] == 1, "train_perplexity"] = math.inf
+    CURVES.path(tmp_path).unlink()
+    CURVES.append(tmp_path, table.to_dict("records"))
+    (axes,) = figure_of(curves.over_epochs(load(tmp_path))).axes
+    assert axes.get_ylim()[0] > 10
+    assert axes.get_ylim()[1] < 100
+    assert any("the target, 1.1, lies below" in text.get_text() for text in axes.texts)
+    assert all(value == int(value) for value in axes.get_xticks())
 
 
 def test_lines_that_coincide_differ_in_width(report):

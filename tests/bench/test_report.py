@@ -364,7 +364,7 @@ def test_a_tie_is_called_a_tie(tmp_path):
     write(tmp_path, "gpu", epochs=1, workloads=2)
     first, *sentences = verdict(load(tmp_path))
     assert first.startswith("The fastest correct implementation is `triton_step` on each of 2")
-    assert "On 2 of 2 the next one cannot be told from the fastest" in first
+    assert "On 2 of 2 workloads the next one cannot be told from the fastest" in first
     for sentence in sentences:
         assert "`triton_step · cuda_graph` is the fastest" in sentence
         assert "`torch_nn · cuda_graph` cannot be told from it: 0.9" in sentence
@@ -437,12 +437,12 @@ def test_problems_come_worst_first(tmp_path):
         "Out",
         "Out",
         "A",
-        "2",  # rounds are marked
+        "1",  # round is marked
         "Rows",
     ]
     assert "memory" in found[3].title
     assert "Moreau" in found[5].lines[0]
-    assert "2 of 14 rounds" in found[6].title
+    assert "1 of 7 rounds of ranked cases" in found[6].title
     assert found[0].lines == ["`lstm-L2-H256-B32-T35-fp32/torch_nn/eager`: why incorrect"]
     assert found[-1].lines == ["`w/alien/eager`"]
 
