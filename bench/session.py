@@ -15,6 +15,8 @@ from bench.results import TRAINING, ResultsError, read_json, write_json
 from bench.runner import Runner, wall_time
 from bench.workloads import PROFILES
 
+REPORTS = Path("reports")
+
 MUST_AGREE = ("schema", "profile", "only", "device", "seed", "threads", "commit", "cases")
 """What a resumed run may not change: its rows would no longer belong to one another."""
 
@@ -31,7 +33,7 @@ def open_directory(answer: dict[str, Any], output: Path | None, resume: bool) ->
     plan = answer["plan"]
     plan["run_id"] = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     if output is None:
-        directory = Path("reports") / plan["machine"] / plan["profile"]
+        directory = REPORTS / plan["machine"] / plan["profile"]
         if (directory / "plan.json").exists():
             directory = directory.with_name(f"{plan['profile']}-{plan['run_id']}")
     else:
@@ -140,9 +142,12 @@ def _time_layers(plan: dict[str, Any], seconds: float, directory: Path, console:
 
 def show(directory: Path, console: Console) -> None:
     """Render the report and print its ranking and where it is."""
-    from bench import report  # matplotlib is slow to import; nothing before needs it
+    from bench import index, report  # matplotlib is slow to import; nothing before needs it
 
     report.render(directory).print(console)
+    root = directory.resolve().parent.parent
+    if root.name == REPORTS.name:
+        _say(console, f"Index: {index.write(root)}")
 
 
 def resume_command(plan: dict[str, Any], directory: Path) -> str:

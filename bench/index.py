@@ -1,0 +1,76 @@
+"""``reports/README.md``: every stored report with its headline figures, written from the files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench import ranking, tables
+from bench.ranking import PYTHON_LOOP, TORCH_NN, Report, Workload
+from bench.results import ResultsError
+
+INTRODUCTION = f"""# Reports
+
+What the suite wrote, one folder a machine. Each report is a directory: open its `report.html`, or
+read its `summary.md`. Figures of different machines, or of one machine on different days, do not
+compare; the factors of one report do. This page is written by `python -m bench report`.
+
+The fastest correct implementation of each workload, its tokens/s, and how many times as fast as
+`{PYTHON_LOOP}` and `{TORCH_NN}` it trained in the same run; its training perplexity after the last
+epoch:
+"""
+
+HEADINGS = (
+    "machine",
+    "profile",
+    "workload",
+    "fastest",
+    "tokens/s",
+    f"× {PYTHON_LOOP}",
+    f"× {TORCH_NN}",
+    "perplexity",
+    "epochs",
+    "commit",
+)
+
+
+def write(root: Path) -> Path:
+    """Write the index of all reports below ``root``; one that cannot be read is named as such."""
+    lines = [INTRODUCTION]
+    lines += ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
+    unreadable = []
+    for plan in sorted(root.glob("*/*/plan.json")):
+        try:
+            report = ranking.load(plan.parent)
+        except ResultsError as error:
+            unreadable.append(f"- `{plan.parent.relative_to(root)}`: {error}")
+            continue
+        for workload in report.workloads:
+            cells = _row(root, report, workload)
+            lines.append("| " + " | ".join(tables.markdown_text(cell) for cell in cells) + " |")
+    if unreadable:
+        lines += ["", "Not readable:", "", *unreadable]
+    path = root / "README.md"
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def _row(root: Path, report: Report, workload: Workload) -> list[str]:
+    directory = report.directory
+    where = [
+        directory.parent.name,
+        f"[{directory.name}]({directory.relative_to(root).as_posix()}/summary.md)",
+        workload.title,
+    ]
+    best = workload.fastest
+    if best is None or not report.plan.get("speeds_count", True):
+        return [*where, "not ranked", *[tables.MISSING] * 5, report.plan["commit"]]
+    return [
+        *where,
+        report.label(best),
+        tables.tokens(best["tokens_per_second"]),
+        tables.factor(best.over_python_loop),
+        tables.factor(best.over_torch_nn),
+        tables.decimals(best["train_perplexity"], 3),
+        str(best["epochs"]),
+        report.plan["commit"],
+    ]

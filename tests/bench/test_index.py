@@ -1,0 +1,44 @@
+"""The index of reports says what their files say."""
+
+import json
+import shutil
+
+from bench import index, ranking
+from bench.results import read_json
+
+from .example_report import write
+
+
+def test_one_line_a_workload_and_links_that_lead_somewhere(tmp_path):
+    write(tmp_path / "my-machine" / "quick")
+    text = index.write(tmp_path).read_text("utf-8")
+    report = ranking.load(tmp_path / "my-machine" / "quick")
+    for workload in report.workloads:
+        (line,) = [line for line in text.splitlines() if workload.title in line]
+        assert "(my-machine/quick/summary.md)" in line
+        assert f"| {workload.ranked[0].implementation}" in line
+        assert f"{workload.ranked[0]['tokens_per_second']:,.0f}" in line
+
+
+def test_speeds_that_do_not_count_are_not_ranked(tmp_path):
+    directory = tmp_path / "my-machine" / "smoke"
+    write(directory)
+    plan = read_json(directory / "plan.json")
+    (directory / "plan.json").write_text(json.dumps({**plan, "speeds_count": False}))
+    text = index.write(tmp_path).read_text("utf-8")
+    assert "not ranked" in text
+    assert not any(
+        f"{case['tokens_per_second']:,.0f}" in text
+        for case in ranking.load(directory).cases
+        if case["tokens_per_second"]
+    )
+
+
+def test_a_damaged_report_is_named_and_the_others_stay(tmp_path):
+    write(tmp_path / "my-machine" / "quick")
+    shutil.copytree(tmp_path / "my-machine" / "quick", tmp_path / "my-machine" / "torn")
+    (tmp_path / "my-machine" / "torn" / "training.csv").write_text("torn\n")
+    text = index.write(tmp_path).read_text("utf-8")
+    assert "`my-machine/torn`: " in text
+    assert "damaged" in text
+    assert "(my-machine/quick/summary.md)" in text
