@@ -224,9 +224,10 @@ def markdown(report: Report, workload: Workload) -> str:
         align = ("right", "left", *("right" for _ in columns))
         frame = pd.DataFrame(rows)
         lines.append(frame.to_markdown(index=False, disable_numparse=True, colalign=align))
+    if workload.ranked and workload.unranked:
+        lines.append("")
     for case in workload.unranked:
-        reason = markdown_text(why_unranked(case))
-        lines.append(f"\n- `{report.label(case)}`: {reason}")
+        lines.append(f"- `{report.label(case)}`: {markdown_text(why_unranked(case))}")
     return "\n".join(lines)
 
 
