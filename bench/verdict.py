@@ -35,6 +35,12 @@ class Problem:
 def verdict(report: Report) -> list[str]:
     """One sentence over the whole report, then one for each workload."""
     timed = [w for w in report.workloads if w.ranked]
+    if not report.plan.get("speeds_count", True):
+        correct = sum(case.status == "ok" for case in report.cases)
+        return [
+            f"{correct} of {len(report.cases)} cases are correct. This profile checks that "
+            "everything works: its speeds are shown, and mean nothing."
+        ]
     if not timed:
         if not any(case.status == NOT_RUN for case in report.cases):
             return ["No case gave a throughput that counts, so there is no fastest implementation."]
