@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from bench.gate_commands import gate, noise
 from bench.results import ResultsError
 from bench.workloads import PROFILES
 
@@ -236,6 +237,10 @@ def doctor() -> None:
         check=False,
     )
     raise typer.Exit(done.returncode)
+
+
+app.add_typer(gate, name="gate")
+app.command()(noise)
 
 
 def main() -> None:

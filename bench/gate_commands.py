@@ -1,0 +1,220 @@
+"""The command line of the gate: ``python -m bench gate revisions | baseline``, and ``noise``."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from bench.workloads import PROFILES
+
+EXIT_CODES = (
+    "Exit codes: 0 pass; 1 the tool failed; 2 wrong use; 3 regression; 4 ambiguous or unreliable; "
+    "5 invalid, which is a case that is missing, crashed, incorrect, diverged or has too few "
+    "rounds on a side, or nothing to compare; 130 stopped with Ctrl-C."
+)
+
+gate = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help=f"""Did training get slower, bigger or worse?
+
+\b
+Examples:
+  python -m bench gate revisions --base main --only manual_gradient
+  python -m bench gate baseline reports/my-machine/quick new-report
+
+{EXIT_CODES}""",
+)
+
+EffectOption = Annotated[
+    str, typer.Option("--min-effect", help="The smallest slowdown that matters: 3% or 0.03.")
+]
+MemoryOption = Annotated[
+    str, typer.Option("--min-memory-effect", help="The smallest growth in peak memory.")
+]
+PerplexityOption = Annotated[
+    str, typer.Option("--min-perplexity-effect", help="The smallest rise in perplexity.")
+]
+OutputOption = Annotated[
+    Path, typer.Option("--output", "-o", help="Where verdict.json, .md, .png and .svg go.")
+]
+ProfileOption = Annotated[
+    str, typer.Option("--profile", "-p", help=f"Whose workloads: {', '.join(PROFILES)}.")
+]
+OnlyOption = Annotated[
+    list[str] | None, typer.Option("--only", help="As for `run`; may be given several times.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+CorpusOption = Annotated[str, typer.Option("--corpus", help="As for `run`.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="0: one a physical core.")]
+
+DEFAULT_OUTPUT = Path("build/gate")
+
+
+def _refuse(message: str) -> NoReturn:
+    typer.echo(f"bench: {message}", err=True)
+    raise typer.Exit(2)
+
+
+def parse_effect(option: str, text: str) -> float:
+    """``3%`` or ``0.03`` as 0.03; anything else is refused."""
+    try:
+        value = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < 1:
+        _refuse(f"{option} {text!r} is no effect; give a share such as 3% or 0.03")
+    return value
+
+
+def _effects(speed: str, memory: str, perplexity: str) -> dict[str, float]:
+    return {
+        "speed": parse_effect("--min-effect", speed),
+        "memory": parse_effect("--min-memory-effect", memory),
+        "perplexity": parse_effect("--min-perplexity-effect", perplexity),
+    }
+
+
+def _request(kind: str, **options: Any) -> dict[str, Any]:
+    """What the driver needs, with the profile and the device checked and chosen."""
+    from bench.__main__ import _cuda_is_present
+
+    if options["profile"] not in PROFILES:
+        _refuse(f"profile {options['profile']!r} is unknown; use one of {', '.join(PROFILES)}")
+    if options["device"] not in ("auto", "cpu", "cuda"):
+        _refuse(f"--device {options['device']!r} is unknown; use auto, cpu or cuda")
+    if options["device"] == "auto":
+        options["device"] = "cuda" if _cuda_is_present() else "cpu"
+    if not options["threads"]:
+        from bench.environment import default_threads
+
+        options["threads"] = default_threads()
+    corpus = Path(options["corpus"])
+    if corpus.exists():
+        options["corpus"] = str(corpus.resolve())
+    return {"kind": kind, "case_seconds": 0, "notes": [], **options}
+
+
+@gate.command(epilog=EXIT_CODES)
+def revisions(
+    base: Annotated[str, typer.Option("--base", help="The commit to compare with.")],
+    head: Annotated[
+        str | None, typer.Option("--head", help="The commit in question. Default: HEAD.")
+    ] = None,
+    only: OnlyOption = None,
+    min_effect: EffectOption = "3%",
+    min_memory_effect: MemoryOption = "5%",
+    min_perplexity_effect: PerplexityOption = "1%",
+    max_minutes: Annotated[
+        float, typer.Option("--max-minutes", min=0.1, help="No pair begins after so long.")
+    ] = 30,
+    profile: ProfileOption = "quick",
+    device: DeviceOption = "auto",
+    corpus: CorpusOption = "timemachine",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first pair.")] = 0,
+    threads: ThreadsOption = 0,
+    output: OutputOption = DEFAULT_OUTPUT,
+) -> None:
+    """Measure two commits side by side, in pairs, on this machine."""
+    from bench import gate_revisions as tool
+
+    effects = _effects(min_effect, min_memory_effect, min_perplexity_effect)
+    request = _request(
+        "revisions",
+        only=only or [],
+        smallest_effects=effects,
+        max_minutes=max_minutes,
+        profile=profile,
+        device=device,
+        corpus=corpus,
+        seed=seed,
+        threads=threads,
+        stops_early=True,
+        output=str(output.resolve()),
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        request["base"] = tool.resolve("--base", base)
+        request["head"] = tool.resolve("--head", head or "HEAD")
+        request["notes"] = tool.notes(request["base"], request["head"], head is None)
+        tool.clear_output(output)
+        commits = {side: request[side]["commit"] for side in ("base", "head")}
+        with tool.scratch_directory() as scratch, tool.worktrees(scratch, commits) as sources:
+            code = tool.drive(scratch, {**request, "sources": sources})
+    except tool.GateError as error:
+        _refuse(str(error))
+    raise typer.Exit(code)
+
+
+@gate.command(epilog=EXIT_CODES)
+def baseline(
+    stored: Annotated[Path, typer.Argument(help="The report to hold to.", metavar="BASELINE_DIR")],
+    current: Annotated[Path, typer.Argument(help="The report to judge.", metavar="CURRENT_DIR")],
+    only: OnlyOption = None,
+    min_effect: EffectOption = "5%",
+    min_memory_effect: MemoryOption = "10%",
+    min_perplexity_effect: PerplexityOption = "5%",
+    output: OutputOption = DEFAULT_OUTPUT,
+) -> None:
+    """Compare two stored reports of one machine."""
+    from bench import gate_revisions as tool
+    from bench import gate_verdict, ranking
+    from bench.gate import Thresholds
+    from bench.gate_baseline import compare
+    from bench.results import ResultsError
+
+    thresholds = Thresholds(**_effects(min_effect, min_memory_effect, min_perplexity_effect))
+    try:
+        tool.clear_output(output)
+        reports = [ranking.load(directory) for directory in (stored, current)]
+        verdict = compare(reports[0], reports[1], thresholds, only or [])
+    except (ResultsError, tool.GateError, ValueError) as error:
+        _refuse(str(error))
+    gate_verdict.write(verdict, output)
+    for line in gate_verdict.terminal(verdict):
+        typer.echo(line)
+    typer.echo(f"Verdict: {output / 'verdict.json'}")
+    raise typer.Exit(verdict.exit_code)
+
+
+def noise(
+    only: OnlyOption = None,
+    pairs: Annotated[
+        int, typer.Option("--pairs", min=2, max=200, help="How many pairs of each case.")
+    ] = 10,
+    min_effect: EffectOption = "3%",
+    max_minutes: Annotated[
+        float, typer.Option("--max-minutes", min=0.1, help="No pair begins after so long.")
+    ] = 5,
+    profile: ProfileOption = "quick",
+    device: DeviceOption = "auto",
+    corpus: CorpusOption = "timemachine",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first pair.")] = 0,
+    threads: ThreadsOption = 0,
+) -> None:
+    """Measure the same code against itself: what effect can this machine resolve?"""
+    from bench import gate_revisions as tool
+    from bench.worker_process import PROJECT
+
+    request = _request(
+        "noise",
+        only=only or ["lstm-*/torch_nn/eager"],
+        smallest_effects=_effects(min_effect, "5%", "1%"),
+        max_minutes=max_minutes,
+        profile=profile,
+        device=device,
+        corpus=corpus,
+        seed=seed,
+        threads=threads,
+        stops_early=False,
+        pairs=pairs,
+        sources={"base": str(PROJECT), "head": str(PROJECT)},
+    )
+    with tool.scratch_directory() as scratch:
+        code = tool.drive(scratch, request)
+    raise typer.Exit(code)

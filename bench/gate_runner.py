@@ -1,0 +1,305 @@
+"""Measures pairs: base, head and control in fresh processes, their rounds in turns.
+
+The measuring code is the package that this module lies in, for every side; what is measured,
+``deeprnn`` and ``kernels``, comes from the side's own source directory. This needs a process whose
+``bench`` lies in a directory without those two packages: see ``bench/gate_driver.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.gate import CaseVerdict
+from bench.gate_pairs import SIDES, Measurement, Pair, Side, combine, turn_order
+from bench.worker_process import PROJECT, WorkerEnded, WorkerProcess, worker_environment
+
+TURN_SECONDS = 0.25
+MOST_EPOCHS_A_TURN = 25
+
+_NEVER = 10**9  # epochs: no validation within a pair
+
+_WHERE = (
+    "import importlib.util as u; "
+    "print(*(u.find_spec(n).submodule_search_locations[0] for n in ('bench', 'deeprnn')), sep='|')"
+)
+
+
+class SideFailed(Exception):
+    """A process of a pair came to another end than figures; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A directory with ``deeprnn`` and ``kernels``, and where its compilers keep their caches."""
+
+    directory: Path
+    cache: Path
+
+    @contextlib.contextmanager
+    def imported(self) -> Iterator[None]:
+        """Within the block, child processes import the packages of this source."""
+        before = os.environ.get("PYTHONPATH", "")
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(self.directory), before]))
+        try:
+            yield
+        finally:
+            os.environ["PYTHONPATH"] = before
+
+    def check(self, device: str, threads: int) -> None:
+        """Raises ``RuntimeError`` if child processes would import anything else."""
+        with self.imported():
+            environment = worker_environment(device, threads)
+        done = subprocess.run(
+            [sys.executable, "-c", _WHERE],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        expected = [str(PROJECT / "bench"), str(self.directory / "deeprnn")]
+        if done.stdout.strip().split("|") != expected:
+            raise RuntimeError(
+                f"processes would import {done.stdout.strip() or done.stderr.strip()}, "
+                f"not {' and '.join(expected)}"
+            )
+
+    def plan(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What the planner answers here; ``{"broken": …}`` where it fails to run at all."""
+        with self.imported():
+            environment = worker_environment(request["device"], request["threads"] or 1)
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.planner"],
+            input=json.dumps(request) + "\n",
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0 or not done.stdout:
+            words = done.stderr.strip().splitlines() or ["no message"]
+            return {"broken": words[-1].strip()}
+        return dict(json.loads(done.stdout))
+
+
+@dataclass
+class PairedCase:
+    """A case on its way through the gate."""
+
+    measurement: Measurement
+    workload: dict[str, Any]
+    implementation: str
+    execution: str
+    epochs_a_turn: int = 1
+    pair_seconds: list[float] = field(default_factory=list)
+
+
+class PairRunner:
+    """Runs pairs of cases; a failure ends its case, never the others.
+
+    Args:
+        sources: by side; the control has base's.
+        plan: the planner's, of base.
+        text: the normalised text.
+        logs: where processes write what they have to say.
+        deadline: on the monotonic clock; no pair begins that would end after it.
+        say: takes a line for whoever waits.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        plan: Mapping[str, Any],
+        text: str,
+        logs: Path,
+        deadline: float,
+        say: Callable[[str], None],
+    ) -> None:
+        self.sources = sources
+        self.plan = plan
+        self.text = text
+        self.logs = logs
+        self.deadline = deadline
+        self.say = say
+        self.is_out_of_time = False
+        self._alive: list[WorkerProcess] = []
+
+    def stop(self) -> None:
+        """End every process that still runs."""
+        for worker in self._alive:
+            worker.stop()
+        self._alive.clear()
+
+    # What runs when
+
+    def run(
+        self,
+        cases: Sequence[PairedCase],
+        looks: Sequence[int],
+        judge: Callable[[Measurement], CaseVerdict],
+        is_settled: Callable[[CaseVerdict], bool],
+    ) -> None:
+        """Measure each case until a look settles it, the looks or the time are used up.
+
+        Cases take turns pair by pair, so that each is spread over the whole run.
+        """
+        started = time.monotonic()
+        for case in cases:
+            self.warm_up(case)
+        waiting = [case for case in cases if case.measurement.kind == "paired"]
+        for look in looks:
+            for _ in range(look):
+                for case in waiting:
+                    if case.measurement.kind == "paired" and len(case.measurement.pairs) < look:
+                        self._pair_in_time(case)
+            verdicts = {
+                case.measurement.case_id: judge(case.measurement)
+                for case in waiting
+                if len(case.measurement.pairs) >= look
+            }
+            for case_id, verdict in verdicts.items():
+                self.say(f"  {look} pairs, {case_id}: {verdict.decision.replace('_', ' ')}")
+            waiting = [
+                case
+                for case in waiting
+                if case.measurement.case_id in verdicts
+                and case.measurement.kind == "paired"
+                and not is_settled(verdicts[case.measurement.case_id])
+            ]
+            if not waiting:
+                break
+        self.say(f"Measured for {time.monotonic() - started:.0f} s.")
+
+    def _pair_in_time(self, case: PairedCase) -> None:
+        needed = max(case.pair_seconds, default=0.0)
+        if time.monotonic() + needed > self.deadline:
+            self.is_out_of_time = True
+            return
+        measurement = case.measurement
+        start = time.monotonic()
+        try:
+            measurement.pairs.append(self._pair(case, len(measurement.pairs)))
+        except SideFailed as failed:
+            measurement.kind, measurement.reason = "invalid", str(failed)
+            self.say(f"  {measurement.case_id}: {failed}")
+        case.pair_seconds.append(time.monotonic() - start)
+
+    def warm_up(self, case: PairedCase) -> None:
+        """Fill the compile caches of both sides, and see how long an epoch takes.
+
+        The processes verify what they compute; one that is incorrect makes the case invalid.
+        """
+        measurement = case.measurement
+        fastest = math.inf
+        try:
+            for side in ("base", "head"):
+                with self._workers(case, (side,), self.plan["seed"]) as workers:
+                    self._ask(workers, side, {"turn": 1})
+                    rounds = self._ask(workers, side, {"turn": 1})["rounds"]
+                    fastest = min(fastest, rounds[0]["seconds"])
+        except SideFailed as failed:
+            measurement.kind, measurement.reason = "invalid", str(failed)
+            self.say(f"  {measurement.case_id}: {failed}")
+            return
+        case.epochs_a_turn = max(1, min(MOST_EPOCHS_A_TURN, math.ceil(TURN_SECONDS / fastest)))
+        self.say(f"  warm: {measurement.case_id}")
+
+    def check(self, case: PairedCase) -> None:
+        """Let head build, compile and verify a case that has no pairs; invalid if it fails."""
+        try:
+            with self._workers(case, ("head",), self.plan["seed"]):
+                pass
+        except SideFailed as failed:
+            case.measurement.kind, case.measurement.reason = "invalid", str(failed)
+            self.say(f"  {case.measurement.case_id}: {failed}")
+
+    # One pair
+
+    def _pair(self, case: PairedCase, number: int) -> Pair:
+        """Fresh processes for all sides, their turns in the order of :func:`turn_order`."""
+        seed = self.plan["seed"] + number
+        order = turn_order(number)
+        turns: dict[str, list[list[dict[str, Any]]]] = {side: [] for side in SIDES}
+        with self._workers(case, order[: len(SIDES)], seed) as workers:
+            for side in order[: len(SIDES)]:
+                self._ask(workers, side, {"turn": 1})  # warms caches and clocks; not counted
+            for side in order:
+                answer = self._ask(workers, side, {"turn": case.epochs_a_turn})
+                turns[side].append(answer["rounds"])
+            ends = {side: self._ask(workers, side, {"finish": True}) for side in SIDES}
+        return Pair(seed, *(_summary(turns[side], ends[side]) for side in SIDES))
+
+    @contextlib.contextmanager
+    def _workers(
+        self, case: PairedCase, sides: Sequence[str], seed: int
+    ) -> Iterator[dict[str, WorkerProcess]]:
+        """One prepared process a side, started together, ended when the block is left."""
+        workers: dict[str, WorkerProcess] = {}
+        try:
+            for side in sides:
+                workers[side] = self._start(case, side, seed)
+            for side in sides:
+                self._receive(workers, side)
+            yield workers
+        finally:
+            for worker in workers.values():
+                worker.stop()
+                self._alive.remove(worker)
+
+    def _start(self, case: PairedCase, side: str, seed: int) -> WorkerProcess:
+        described = ("workload", "flops_per_token")
+        job = {
+            "workload": {k: v for k, v in case.workload.items() if k not in described}
+            | {"epochs": _NEVER},
+            "implementation": case.implementation,
+            "execution": case.execution,
+            "device": self.plan["device"],
+            "seed": seed,
+            "threads": self.plan["threads"],
+            "text": self.text,
+            "validate_every": _NEVER,
+            "sample_prefix": "t",
+            "sample_length": 1,
+        }
+        source = self.sources[side]
+        log = self.logs / f"{case.measurement.case_id.replace('/', '__')}.{side}.log"
+        with source.imported():
+            worker = WorkerProcess(job, log, self.plan["case_seconds"], str(source.cache))
+        self._alive.append(worker)
+        return worker
+
+    def _ask(
+        self, workers: Mapping[str, WorkerProcess], side: str, message: dict[str, Any]
+    ) -> dict[str, Any]:
+        workers[side].send(message)
+        return self._receive(workers, side)
+
+    def _receive(self, workers: Mapping[str, WorkerProcess], side: str) -> dict[str, Any]:
+        name = "base" if side == "control" else side
+        try:
+            answer = workers[side].receive()
+        except WorkerEnded as end:
+            raise SideFailed(f"{name} {end.status}: {end}") from None
+        if "status" in answer:
+            raise SideFailed(f"{name} {answer['status']}: {answer['reason']}")
+        return answer
+
+
+def _summary(turns: Sequence[Sequence[Mapping[str, Any]]], end: Mapping[str, Any]) -> Side:
+    rounds = [entry for turn in turns for entry in turn]
+    return Side(
+        tokens_per_second=combine([[r["tokens"] / r["seconds"] for r in turn] for turn in turns]),
+        peak_memory_mib=end.get("peak_memory_mib"),
+        train_perplexity=rounds[-1]["train_perplexity"],
+        rounds=len(rounds),
+        marked=sum(bool(entry["mark"]) for entry in rounds),
+    )

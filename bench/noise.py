@@ -1,0 +1,97 @@
+"""What effect can this machine resolve, in how many pairs? From the same code against itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from bench.gate import SPEED
+from bench.gate_decision import LOOKS, estimate, look_error, resolvable
+from bench.gate_pairs import Measurement
+
+FIVE_MINUTES = 300.0
+
+
+def spread(logs: np.ndarray) -> float:
+    """The standard deviation of one log ratio as the gate's interval sees it."""
+    from scipy import stats
+
+    count = len(logs)
+    found = estimate(logs, 0.05)
+    held = int(0.1 * count)
+    freedom = count - 2 * held - 1
+    reach = float(found.high - found.centre)
+    return reach * math.sqrt(count) / float(stats.t.ppf(0.975, freedom))
+
+
+def report(
+    measured: Sequence[tuple[Measurement, Sequence[float]]], smallest_effect: float
+) -> list[str]:
+    """Lines for a terminal. A figure that was not measured is not printed.
+
+    ``measured`` are the pairs of each case and how many seconds each took.
+    """
+    lines: list[str] = []
+    for measurement, seconds in measured:
+        if len(measurement.pairs) < 2:
+            why = measurement.reason or "fewer than two pairs fitted into the time"
+            lines.append(f"{measurement.case_id}: nothing measured: {why}")
+            continue
+        lines += _case(measurement, float(np.median(seconds)), smallest_effect)
+    return lines
+
+
+def _case(measurement: Measurement, pair_seconds: float, smallest_effect: float) -> list[str]:
+    pairs = measurement.pairs
+    speeds = [pair.base.tokens_per_second for pair in pairs]
+    logs = [
+        np.array(
+            [
+                SPEED.log_cost_ratio(pair.base.tokens_per_second, other.tokens_per_second)
+                for pair, other in ((p, getattr(p, side)) for p in pairs)
+            ]
+        )
+        for side in ("head", "control")
+    ]
+    one = math.sqrt(float(np.mean([spread(values) ** 2 for values in logs])))
+    marked = sum(side.marked for pair in pairs for side in pair.sides)
+    rounds = sum(side.rounds for pair in pairs for side in pair.sides)
+    means = ", ".join(f"{100 * (math.exp(float(v.mean())) - 1):+.2f} %" for v in logs)
+    lines = [
+        f"{measurement.case_id}",
+        f"  {len(pairs)} pairs of the same code, {pair_seconds:.1f} s each: "
+        f"{np.median(speeds):,.0f} tokens/s; the two halves differ by {means} on average",
+        f"  one pair scatters by {100 * one:.2f} % (standard deviation); "
+        f"{marked} of {rounds} rounds were contended or throttled",
+        "  pairs   time    equal code is known to within   a slowdown is found from, beyond "
+        f"{smallest_effect:.1%}",
+    ]
+    threshold = math.log1p(smallest_effect)
+    fitting = 0
+    for look, count in enumerate(LOOKS):
+        error = look_error(look, 1)
+        within = _reach(one, count, error)
+        found = math.expm1(threshold + resolvable(one, count, error))
+        seconds = count * pair_seconds
+        fitting = count if seconds <= FIVE_MINUTES else fitting
+        lines.append(
+            f"  {count:>5}  {seconds:>4.0f} s    ± {100 * math.expm1(within):.2f} %"
+            f"                         {100 * found:.2f} % (19 times of 20)"
+        )
+    if fitting:
+        error = look_error(LOOKS.index(fitting), 1)
+        least = 100 * math.expm1(resolvable(one, fitting, error))
+        lines.append(
+            f"  Within five minutes ({fitting} pairs) a slowdown of {least:.2f} % "
+            "is told from none."
+        )
+    return lines
+
+
+def _reach(one: float, pairs: int, error: float) -> float:
+    from scipy import stats
+
+    freedom = pairs - 2 * int(0.1 * pairs) - 1
+    return float(stats.t.ppf(1 - error / 2, freedom)) * one / math.sqrt(pairs)
