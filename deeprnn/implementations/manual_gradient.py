@@ -53,7 +53,6 @@ from deeprnn.stack import DeepRNN
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
-
 Function = Callable[[Tensor], Tensor]
 
 
@@ -114,19 +113,19 @@ class Layer(torch.autograd.Function):
         )
 
 
-class RecurrentProduct:
-    """``addend + rows @ weight``, again and again with the same weight ``(K, N)``.
+class BackwardProduct:
+    """``addend + rows @ weight`` of the backward loop, T times with one weight.
 
-    On a CPU the columns are dealt out to the threads: one product a thread, in one batch. Left to
-    itself the library also splits K or the copying of operands, and then its threads wait for one
-    another inside every product of a chain that is nothing but small products.
+    On a CPU the columns are dealt out to the threads: one product a thread, in one batch. For a
+    product this thin and this deep the library splits K instead, and its threads then wait for
+    one another inside every link of the chain; where cores are shared that took four times as long.
     """
 
     def __init__(self, weight: Tensor, num_rows: int) -> None:
         num_columns = weight.size(1)
         threads = torch.get_num_threads() if weight.device.type == "cpu" else 1
         self.parts = threads if num_columns % threads == 0 else 1
-        # (P, K, N/P) and (P, B, N/P)
+        # Weight (K = G·H, N = H) by part: (P, K, N/P); its product: (P, B, N/P).
         self.weight = weight.unflatten(1, (self.parts, -1)).transpose(0, 1).contiguous()
         self.product = weight.new_empty(self.parts, num_rows, num_columns // self.parts)
         self.columns = self.product.transpose(0, 1)  # (B, P, N/P)
@@ -153,9 +152,9 @@ class RNNLoop:
         self, gates: Tensor, weight_hh: Tensor, bias_hh: Tensor, state: State
     ) -> list[Tensor]:
         h = with_room_for_steps(state[0], len(gates))
-        recurrent = RecurrentProduct(weight_hh.t(), h.size(1))
+        weight = weight_hh.t().contiguous()
         for before, h_t, a_t in zip(h[:-1], h[1:], gates, strict=True):  # (B, H) each
-            self.activation_(recurrent.plus(a_t, before, out=h_t))
+            self.activation_(torch.addmm(a_t, before, weight, out=h_t))
         return [h]
 
     def backward(
@@ -163,7 +162,7 @@ class RNNLoop:
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         (h,) = memory
         dgates = self.derivative(h[1:])
-        recurrent = RecurrentProduct(weight_hh, h.size(1))
+        recurrent = BackwardProduct(weight_hh, h.size(1))
         dh = dstate[0] + dy[-1]
         for t, (da_t,) in backwards(dgates):
             da_t.mul_(dh)
@@ -180,13 +179,13 @@ class LSTMLoop:
     def forward(gates: Tensor, weight_hh: Tensor, bias_hh: Tensor, state: State) -> list[Tensor]:
         h, c = (with_room_for_steps(s, len(gates)) for s in state)
         g, tanh_c = torch.empty_like(h[1:]), torch.empty_like(h[1:])
-        recurrent = RecurrentProduct(weight_hh.t(), h.size(1))
+        weight = weight_hh.t().contiguous()
         i, f, a_g, o = gates.chunk(4, -1)  # (T, B, H) each
         for a_t, i_t, f_t, a_g_t, o_t, g_t, before, h_t, c_before, c_t, tanh_c_t in zip(
             gates, i, f, a_g, o, g, h[:-1], h[1:], c[:-1], c[1:], tanh_c, strict=True
         ):
-            recurrent.plus(a_t, before, out=a_t)
-            # One pass for three sigmoids, over g's columns too, which are copied out before.
+            a_t.addmm_(before, weight)
+            # One pass for three sigmoids runs over g's columns too, so those are copied out first.
             g_t.copy_(a_g_t).tanh_()
             a_t.sigmoid_()
             torch.mul(f_t, c_before, out=c_t).addcmul_(i_t, g_t)
@@ -208,7 +207,7 @@ class LSTMLoop:
         sigmoid_backward(tanh_c, o, grad_input=do)
         h_to_c = tanh_backward(o, tanh_c, grad_input=torch.empty_like(tanh_c))
         difg = dgates.unflatten(-1, (4, -1))[:, :, :3]  # (T, B, 3, H)
-        recurrent = RecurrentProduct(weight_hh, h.size(1))
+        recurrent = BackwardProduct(weight_hh, h.size(1))
         dh, dc = dstate[0] + dy[-1], dstate[1].clone()
         for t, (da_t, difg_t, do_t, f_t, h_to_c_t) in backwards(dgates, difg, do, f, h_to_c):
             dc.addcmul_(h_to_c_t, dh)
@@ -229,13 +228,13 @@ class GRULoop:
         h = with_room_for_steps(state[0], len(gates))
         size = h.size(-1)
         products = torch.empty_like(gates)
-        recurrent = RecurrentProduct(weight_hh.t(), h.size(1))
+        weight = weight_hh.t().contiguous()
         columns = (gates[..., : 2 * size], *gates.chunk(3, -1))
         of_product = (products, products[..., : 2 * size], products[..., 2 * size :])
         for rz_t, r_t, z_t, n_t, product_t, product_rz_t, m_t, before, h_t in zip(
             *columns, *of_product, h[:-1], h[1:], strict=True
         ):
-            recurrent.plus(bias_hh, before, out=product_t)
+            torch.addmm(bias_hh, before, weight, out=product_t)
             rz_t.add_(product_rz_t).sigmoid_()
             n_t.addcmul_(r_t, m_t).tanh_()
             torch.lerp(n_t, before, z_t, out=h_t)
@@ -257,7 +256,7 @@ class GRULoop:
         sigmoid_backward(dn * m, r, grad_input=dr)
         sigmoid_backward(h[:-1] - n, z, grad_input=dz)
         rows = factors.flatten(2)  # (T, B, 4H)
-        recurrent = RecurrentProduct(weight_hh.roll(size, 0), h.size(1))  # rows m r z
+        recurrent = BackwardProduct(weight_hh.roll(size, 0), h.size(1))  # rows m r z
         dh = dstate[0] + dy[-1]
         for t, (by_gate, da_t, z_t) in backwards(factors, rows[..., : 3 * size], z):
             by_gate.mul_(dh.unsqueeze(1))
