@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from bench import gpu_monitor
+
 CONTENDED_ABOVE = 0.10
 """A round is marked when others used more than this share of the machine's processors."""
 
@@ -30,9 +32,12 @@ class Timing:
 def timed() -> Iterator[Timing]:
     """Time a block that ends by waiting for its device, and note who else used the processors.
 
-    Time that a hypervisor gave to other guests counts as used by others.
+    Time that a hypervisor gave to other guests counts as used by others. A GPU is asked before and
+    after, never meanwhile.
     """
     timing = Timing()
+    gpu = gpu_monitor.current()
+    gpu_before = gpu.read() if gpu is not None else None
     process = psutil.Process()
     cores = psutil.cpu_count() or 1
     busy_before, own_before = _busy_seconds(), _own_seconds(process)
@@ -44,6 +49,8 @@ def timed() -> Iterator[Timing]:
     # The kernel counts in ticks of 10 ms: on shorter rounds the share is mostly rounding.
     if timing.other_cpu > CONTENDED_ABOVE and timing.seconds > 0.2:
         timing.mark = "contended"
+    if gpu is not None and gpu_before is not None:
+        timing.mark = gpu.mark(gpu_before, timing.seconds) or timing.mark
 
 
 def _busy_seconds() -> float:

@@ -1,0 +1,97 @@
+"""Marks from what a driver tells, with a driver that is made up."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from bench import gpu_monitor
+from bench.gpu_monitor import GpuMonitor
+
+OWN, OTHER = 100, 200
+
+
+class Driver:
+    """Answers like ``pynvml``; what is not given is not supported."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, held=None, reasons=0, processes=(OWN,), samples=()):
+        self.held = held  # seconds, by power and thermal policy
+        self.reasons = reasons
+        self.processes = processes
+        self.samples = list(samples)
+
+    def nvmlDeviceGetViolationStatus(self, handle, policy):
+        if self.held is None:
+            raise self.NVMLError("not supported")
+        return SimpleNamespace(violationTime=int(self.held[policy] * 1e9), referenceTime=0)
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle):
+        return self.reasons
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle):
+        return [SimpleNamespace(pid=pid) for pid in self.processes]
+
+    def nvmlDeviceGetProcessUtilization(self, handle, since):
+        found = [s for s in self.samples if s.timeStamp > since]
+        if not found:
+            raise self.NVMLError("not found")
+        return found
+
+
+def sample(pid, share, at):
+    return SimpleNamespace(pid=pid, smUtil=share, timeStamp=at)
+
+
+def mark(driver, then, seconds=1.0):
+    """The mark of a round, of ``seconds``, during which ``then`` happens to the driver."""
+    monitor = GpuMonitor(driver, None, OWN)
+    before = monitor.read()
+    then(driver)
+    return monitor.mark(before, seconds)
+
+
+def test_a_quiet_round_has_no_mark():
+    assert mark(Driver(held=[3.0, 0.0]), lambda driver: None) == ""
+    assert mark(Driver(), lambda driver: None) == ""
+
+
+@pytest.mark.parametrize("policy", [0, 1])
+def test_clocks_held_down_within_the_round_mark_it(policy):
+    def throttle(driver):
+        driver.held[policy] += 0.2
+
+    assert mark(Driver(held=[3.0, 5.0]), throttle) == "throttled"
+    assert mark(Driver(held=[3.0, 5.0]), throttle, seconds=10) == ""
+
+
+def test_without_counters_the_reasons_at_both_ends_count():
+    assert mark(Driver(reasons=0x40), lambda driver: None) == "throttled"
+    assert mark(Driver(reasons=0x01), lambda driver: None) == ""  # idle
+    assert mark(Driver(reasons=0x40), lambda driver: setattr(driver, "reasons", 0)) == ""
+
+
+def test_work_of_another_process_within_the_round_marks_it():
+    def other_works(driver):
+        driver.samples += [sample(OWN, 90, 20), sample(OTHER, 30, 20)]
+
+    earlier = [sample(OTHER, 90, 10)]  # before the round: not its business
+    both = (OWN, OTHER)
+    assert mark(Driver(processes=both, samples=earlier), other_works) == "contended"
+    assert mark(Driver(processes=both, samples=earlier), lambda driver: None) == ""
+
+
+def test_where_process_ids_are_hidden_nobody_is_accused():
+    def someone_works(driver):
+        driver.samples.append(sample(4242, 90, 20))
+
+    assert mark(Driver(processes=(4242,)), someone_works) == ""
+
+
+def test_without_cuda_nothing_is_asked():
+    import torch
+
+    if torch.cuda.is_initialized():
+        pytest.skip("this process uses CUDA")
+    assert gpu_monitor.current() is None
