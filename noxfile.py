@@ -70,3 +70,15 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types with mypy."""
     python(session, "-m", "mypy", *session.posargs)
+
+
+@nox.session
+def gate(session: nox.Session) -> None:
+    """Slower than before? -- --base REV pairs two commits; -- baseline DIR DIR compares reports.
+
+    nox answers 1 for any failure; the gate's own exit code is in verdict.json.
+    """
+    words = session.posargs
+    if words[:1] not in (["baseline"], ["revisions"]):
+        words = ["revisions", *words]
+    python(session, "-m", "bench", "gate", *words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from bench.results import write_json
 from bench.worker_process import PROJECT
 
 VERDICT_FILES = ("verdict.json", "verdict.md", "verdict.png", "verdict.svg")
+
+STOP_SECONDS = 5.0
 
 
 class GateError(ValueError):
@@ -114,13 +117,19 @@ def drive(scratch: Path, request: Mapping[str, Any]) -> int:
         "PYTHONPATH": os.pathsep.join(filter(None, [frozen, os.environ.get("PYTHONPATH")])),
     }
     driver = subprocess.Popen(
-        [sys.executable, "-m", "bench.gate_driver", str(path)], env=environment
+        [sys.executable, "-m", "bench.gate_driver", str(path)],
+        env=environment,
+        start_new_session=True,  # Ctrl-C reaches this process alone; it passes one on
     )
-    while True:
+    try:
+        return driver.wait()
+    except KeyboardInterrupt:
+        driver.send_signal(signal.SIGINT)
         try:
-            return driver.wait()
-        except KeyboardInterrupt:
-            continue  # the driver was told too; it ends its workers first
+            return driver.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            driver.kill()  # its workers end when nobody speaks to them any more
+            return 130
 
 
 def clear_output(output: Path) -> None:

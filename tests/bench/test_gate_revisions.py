@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,30 @@ def test_each_change_is_called_what_it_is(project, tmp_path):
     assert perplexity["cost_ratio"] == 1  # same equations, same seeds
     assert git(project, "worktree", "list").count("\n") == 0
     assert git(project, "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_gate_ends_at_once_and_leaves_nothing(project, tmp_path, how):
+    words = ["revisions", "--base", "before", "--head", "after", *options(project)]
+    words += ["--only", "rnn_tanh-*/planted_slows/*", "--output", str(tmp_path / "out")]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "bench", "gate", *words],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(project), "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert "cases to pair" in run.stdout.readline()
+    run.send_signal(how)
+    stopped = time.monotonic()
+    printed = run.communicate(timeout=60)[0]
+    assert time.monotonic() - stopped < 10, printed
+    assert run.returncode == 130, printed
+    assert "stopped; there is no verdict" in printed
+    assert not (tmp_path / "out" / "verdict.json").exists()
+    assert not list(tmp_path.glob("deeprnn-*"))
+    assert git(project, "worktree", "list").count("\n") == 0
 
 
 BAD_INPUT = {
