@@ -1,7 +1,7 @@
-"""A tile's gates, from memory to memory: what the step and the sequence kernel have in common.
+"""A tile's gates, to and from memory: what the step and the sequence kernel have in common.
 
-Both compute a recurrent product in their own way and then do the same: read the rest of the step's
-operands, apply the cell (`kernels.cells`), write the results. Layouts are in `kernels/step.py`.
+Each makes the recurrent product in its own way; around it both read the rest of a step's operands,
+apply the cell (`kernels.cells`) and write the results. Layouts are in `kernels/step.py`.
 """
 
 # A device function's arguments are Triton values, for which there are no Python types.
@@ -10,7 +10,6 @@ operands, apply the cell (`kernels.cells`), write the results. Layouts are in `k
 import triton
 import triton.language as tl
 
-from kernels.cells import cell_backward
 from kernels.tiling import INTERPRETED
 
 # The interpreter cuts a float32 off to bfloat16 where a GPU rounds: a bias of half a unit.
@@ -68,57 +67,41 @@ def load_biases(pointer, units, G: tl.constexpr, H: tl.constexpr, COMPUTE: tl.co
 
 
 @triton.jit
-def store_saved(pointer, rows, units, inside, s0, s1, s2, s3, S: tl.constexpr, H: tl.constexpr):
-    """Keep what the backward pass needs; nothing for an RNN, whose h says it all."""
-    if S == 4:
-        store_tile(pointer, rows, units, S * H, inside, s0)
-        store_tile(pointer + H, rows, units, S * H, inside, s1)
-        store_tile(pointer + 2 * H, rows, units, S * H, inside, s2)
-        store_tile(pointer + 3 * H, rows, units, S * H, inside, s3)
+def store_gates(pointer, rows, units, inside, d0, d1, d2, d3, G: tl.constexpr, H: tl.constexpr):
+    """The counterpart of `load_gates`; writes G of the four."""
+    store_tile(pointer, rows, units, G * H, inside, d0)
+    if G >= 3:
+        store_tile(pointer + H, rows, units, G * H, inside, d1)
+        store_tile(pointer + 2 * H, rows, units, G * H, inside, d2)
+    if G >= 4:
+        store_tile(pointer + 3 * H, rows, units, G * H, inside, d3)
 
 
 @triton.jit
-def backward_through_gates(
-    h_prev_ptr, h_ptr, c_prev_ptr, c_ptr, saved_ptr, dgates_x_ptr, dgates_p_ptr,
-    rows, units, inside, dh, dc,
-    CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr, COMPUTE: tl.constexpr,
+def load_saved(
+    hs_ptr, cs_ptr, saved_ptr, step, B, rows, units, inside,
+    CELL: tl.constexpr, H: tl.constexpr, S: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """Read what the forward pass saved, write this step's gate gradients.
+    """What `cell_backward` needs of a step: (s0, s1, s2, s3, h, h_prev, c, c_prev).
 
-    Returns what flows on to the step before without a product: (direct part of dh, dc). Every
-    pointer stands at the start of its step.
+    `step` is the step's first row in a (T·B, ·) matrix. What the cell does not need is zero.
     """
-    s0 = dh
-    s1 = dh
-    s2 = dh
-    s3 = dh
-    h = dh
-    h_prev = dh
-    c = dh
-    c_prev = dh
+    none = tl.zeros_like(inside.to(COMPUTE))
+    s0 = none
+    s1 = none
+    s2 = none
+    s3 = none
+    h = none
+    h_prev = none
+    c = none
+    c_prev = none
     if S == 4:
-        s0, s1, s2, s3 = load_gates(saved_ptr, rows, units, inside, S, H, COMPUTE)
+        s0, s1, s2, s3 = load_gates(saved_ptr + step * (S * H), rows, units, inside, S, H, COMPUTE)
     else:
-        h = load_tile(h_ptr, rows, units, H, inside, COMPUTE)
+        h = load_tile(hs_ptr + (step + B) * H, rows, units, H, inside, COMPUTE)
     if CELL == "gru":
-        h_prev = load_tile(h_prev_ptr, rows, units, H, inside, COMPUTE)
+        h_prev = load_tile(hs_ptr + step * H, rows, units, H, inside, COMPUTE)
     if CELL == "lstm":
-        c = load_tile(c_ptr, rows, units, H, inside, COMPUTE)
-        c_prev = load_tile(c_prev_ptr, rows, units, H, inside, COMPUTE)
-
-    d0, d1, d2, d3, dp2, direct, dc_prev = cell_backward(
-        CELL, dh, dc, s0, s1, s2, s3, h, h_prev, c, c_prev
-    )
-
-    wide = G * H
-    store_tile(dgates_x_ptr, rows, units, wide, inside, d0)
-    if G >= 3:
-        store_tile(dgates_x_ptr + H, rows, units, wide, inside, d1)
-        store_tile(dgates_x_ptr + 2 * H, rows, units, wide, inside, d2)
-    if G >= 4:
-        store_tile(dgates_x_ptr + 3 * H, rows, units, wide, inside, d3)
-    if CELL == "gru":
-        store_tile(dgates_p_ptr, rows, units, wide, inside, d0)
-        store_tile(dgates_p_ptr + H, rows, units, wide, inside, d1)
-        store_tile(dgates_p_ptr + 2 * H, rows, units, wide, inside, dp2)
-    return direct, dc_prev
+        c = load_tile(cs_ptr + (step + B) * H, rows, units, H, inside, COMPUTE)
+        c_prev = load_tile(cs_ptr + step * H, rows, units, H, inside, COMPUTE)
+    return s0, s1, s2, s3, h, h_prev, c, c_prev

@@ -27,13 +27,13 @@ import triton
 import triton.language as tl
 
 from kernels import tiling
-from kernels.cells import GATES, cell_forward
+from kernels.cells import GATES, cell_backward, cell_forward
 from kernels.gates import (
-    backward_through_gates,
     load_biases,
     load_gates,
+    load_saved,
     load_tile,
-    store_saved,
+    store_gates,
     store_tile,
 )
 from kernels.grid_barrier import STRIDE, arrive, wait
@@ -180,11 +180,11 @@ def sequence_forward_kernel(
         )
         store_tile(hs_ptr + (step + B) * H, rows, units, H, inside, h)
         arrive(counter_ptr)
-        # Only this program's backward pass reads these: written while the others catch up.
+        # Nobody waits for these: written while the others catch up.
         if CELL == "lstm":
             store_tile(cs_ptr + (step + B) * H, rows, units, H, inside, c)
-        if SAVE:
-            store_saved(saved_ptr + step * (S * H), rows, units, inside, s0, s1, s2, s3, S, H)
+        if SAVE and S == 4:
+            store_gates(saved_ptr + step * (S * H), rows, units, inside, s0, s1, s2, s3, S, H)
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -208,15 +208,30 @@ def sequence_backward_kernel(
     if CELL == "lstm":
         dc = load_tile(dc_ptr, rows, units, H, inside, COMPUTE)
 
+    last = tl.cast(T - 1, tl.int64) * B
+    dy = load_tile(grad_y_ptr + last * H, rows, units, H, inside, COMPUTE)
+    s0, s1, s2, s3, h, h_prev, c, c_prev = load_saved(
+        hs_ptr, cs_ptr, saved_ptr, last, B, rows, units, inside, CELL, H, S, COMPUTE
+    )
+
     for past in range(T):
         step = tl.cast(T - 1 - past, tl.int64) * B
-        dh += load_tile(grad_y_ptr + step * H, rows, units, H, inside, COMPUTE)
-        direct, dc = backward_through_gates(
-            hs_ptr + step * H, hs_ptr + (step + B) * H, cs_ptr + step * H,
-            cs_ptr + (step + B) * H, saved_ptr + step * (S * H), dgates_x_ptr + step * (G * H),
-            dgates_p_ptr + step * (G * H), rows, units, inside, dh, dc, CELL, H, G, S, COMPUTE,
-        )  # fmt: skip
+        d0, d1, d2, d3, dp2, direct, dc = cell_backward(
+            CELL, dh + dy, dc, s0, s1, s2, s3, h, h_prev, c, c_prev
+        )
+        if CELL != "gru":
+            dp2 = d2
+        store_gates(dgates_p_ptr + step * (G * H), rows, units, inside, d0, d1, dp2, d3, G, H)
         arrive(counter_ptr)
+        # Nobody waits for these: written and asked for while the others catch up.
+        if CELL == "gru":
+            store_gates(dgates_x_ptr + step * (G * H), rows, units, inside, d0, d1, d2, d3, G, H)
+        before = step - B
+        there = inside & (rows[:, None] < step)  # step is 0 or at least B: nobody at the first
+        dy = load_tile(grad_y_ptr + before * H, rows, units, H, there, COMPUTE)
+        s0, s1, s2, s3, h, h_prev, c, c_prev = load_saved(
+            hs_ptr, cs_ptr, saved_ptr, before, B, rows, units, there, CELL, H, S, COMPUTE
+        )
         wait(counter_ptr, (past + 1) * slices)
         dh = direct + product_with_exchanged(
             dgates_p_ptr + step * (G * H), w, rows, B, G * H, BLOCK_B, BLOCK_H, BLOCK_K, WARPS,

@@ -27,13 +27,13 @@ import triton
 import triton.language as tl
 
 from kernels import tiling
-from kernels.cells import GATES, SAVED, cell_forward
+from kernels.cells import GATES, SAVED, cell_backward, cell_forward
 from kernels.gates import (
-    backward_through_gates,
     load_biases,
     load_gates,
+    load_saved,
     load_tile,
-    store_saved,
+    store_gates,
     store_tile,
 )
 
@@ -98,8 +98,8 @@ def step_forward_kernel(
     store_tile(hs_ptr + (step + B) * H, rows, units, H, inside, h)
     if CELL == "lstm":
         store_tile(cs_ptr + (step + B) * H, rows, units, H, inside, c)
-    if SAVE:
-        store_saved(saved_ptr + step * (S * H), rows, units, inside, s0, s1, s2, s3, S, H)
+    if SAVE and S == 4:
+        store_gates(saved_ptr + step * (S * H), rows, units, inside, s0, s1, s2, s3, S, H)
 
 
 @triton.jit(do_not_specialize=["t"])
@@ -147,12 +147,15 @@ def step_backward_kernel(
         dc = dh
         if CELL == "lstm":
             dc = load_tile(dc_ptr, rows, units, H, inside, COMPUTE)
-        direct, dc = backward_through_gates(
-            hs_ptr + step * H, hs_ptr + (step + B) * H, cs_ptr + step * H,
-            cs_ptr + (step + B) * H, saved_ptr + step * (S * H), dgates_x_ptr + step * (G * H),
-            dgates_p_ptr + step * (G * H), rows, units, inside, dh, dc, CELL, H, G, S, COMPUTE,
-        )  # fmt: skip
+        s0, s1, s2, s3, h, h_prev, c, c_prev = load_saved(
+            hs_ptr, cs_ptr, saved_ptr, step, B, rows, units, inside, CELL, H, S, COMPUTE
+        )
+        d0, d1, d2, d3, dp2, direct, dc = cell_backward(
+            CELL, dh, dc, s0, s1, s2, s3, h, h_prev, c, c_prev
+        )
+        store_gates(dgates_x_ptr + step * (G * H), rows, units, inside, d0, d1, d2, d3, G, H)
         if CELL == "gru":
+            store_gates(dgates_p_ptr + step * (G * H), rows, units, inside, d0, d1, dp2, d3, G, H)
             store_tile(dh_ptr, rows, units, H, inside, direct)
         if CELL == "lstm":
             store_tile(dc_ptr, rows, units, H, inside, dc)

@@ -51,6 +51,8 @@ def step_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str, 
     # 16 units give H/16 programs; a wide layer fills the card anyway and takes 32.
     block_h = 16 if H <= 2048 else 32
     block_k = 64 if on_tensor_cores else 32
+    if dtype.itemsize == 2 and backward:
+        block_k = 128
     block_k = min(block_k, max(16, triton.next_power_of_2(G * H if backward else H)))
     return Tile(block_b, block_h, block_k, 4, 3)
 
@@ -123,8 +125,13 @@ def sequence_tiles(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
 def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str,
                    chip: Chip, backward: bool) -> Tile | str:  # fmt: skip
     """The smallest share of work a program for which the grid still fits, or why there is none."""
-    # The compiler keeps plain multiply-adds of long rows in registers, and then runs out of them.
-    short = not uses_tensor_cores(dtype, input_precision) and not backward
+    # From the compiler's table: the longest rows for which no version of it spills. It holds whole
+    # rows of plain multiply-adds in registers, tensor cores read theirs as they go.
+    longest = 64
+    if chip.keeps_in == "registers" or not (uses_tensor_cores(dtype, input_precision) or backward):
+        longest = 32
+    elif not uses_tensor_cores(dtype, input_precision) and G == 1:
+        longest = 16
     widest = triton.next_power_of_2(G * H if backward else H) // SEQUENCE_WARPS
     reason = ""
     for block_b, block_h in SEQUENCE_BLOCKS:
@@ -133,7 +140,7 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
         # AMD's matrix instructions are 16 wide; an RNN has a single gate to fill the width with.
         if block_h < 16 and (G == 1 or (backward and chip.keeps_in == "registers")):
             continue
-        block_k = max(16, min(32 if short or chip.keeps_in == "registers" else 64, widest))
+        block_k = max(16, min(longest, widest))
         tile = Tile(block_b, block_h, block_k, SEQUENCE_WARPS, 1)
         needed = shared_memory(tile, H, G, dtype, backward, chip)
         if needed > chip.shared_memory:

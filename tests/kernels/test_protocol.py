@@ -191,6 +191,6 @@ def test_the_model_and_the_kernel_agree_on_the_order(monkeypatch):
     )  # fmt: skip
     order(
         sequence.sequence_backward_kernel,
-        "backward_through_gates(", "arrive(counter_ptr)",
+        "store_gates(dgates_p_ptr", "arrive(counter_ptr)",
         "wait(counter_ptr, (past + 1) * slices)", "product_with_exchanged(",
     )  # fmt: skip

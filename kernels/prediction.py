@@ -1,0 +1,73 @@
+"""What a step of the sequence kernel should take on an H100 or H200, reckoned before measuring.
+
+A step is a chain, one part after the other:
+
+    barrier     everybody arrives, everybody sees it
+    exchange    the rows of h (or dgates) come from L2: a latency, then bytes
+    product     those rows and the weights pass through shared memory; arithmetic may take longer
+    rest        the warps' sums meet, gates, the write of the new slice
+
+The figures below are assumptions, by others or from data sheets; none was measured by this
+project. The reckoning is there to be held against a measurement: the part that is off by most is
+the one to look at.
+"""
+
+import torch
+
+from kernels.tiling import Tile, uses_tensor_cores
+
+CLOCK = 1700.0  # cycles a microsecond under load; the H100 data sheet allows up to 1980
+BARRIER = 0.6  # microseconds, a grid barrier on a recent card; by others
+L2_LATENCY = 270.0  # cycles; published microbenchmarks of the H100
+L2_BYTES = 64.0  # a cycle and multiprocessor
+SHARED_BYTES = 128.0  # a cycle and multiprocessor
+TENSOR_CORE_CYCLES = 16.0  # one 16×8×8 TF32 (or 16×8×16 bfloat16) instruction of a warp
+MULTIPLY_ADDS = 128.0  # float32, a cycle and multiprocessor, if nothing is in the way
+REST = 400.0  # cycles; a guess
+
+
+def microseconds_a_step(tile: Tile, H: int, G: int, dtype: torch.dtype, input_precision: str,
+                        backward: bool) -> dict[str, float]:  # fmt: skip
+    """The parts of one step and their sum, in microseconds. Independent of B while a grid fits."""
+    k = G * H if backward else H
+    columns = tile.block_h if backward else (1 if G == 1 else 4) * tile.block_h
+    exchanged = tile.block_b * k * dtype.itemsize
+    weights = k * columns * dtype.itemsize
+    through_shared = (2 * exchanged + weights) / SHARED_BYTES  # rows are written, then read
+    if uses_tensor_cores(dtype, input_precision):
+        depth = 8 if dtype.itemsize == 4 else 16
+        instructions = (k / tile.num_warps / depth) * (tile.block_b / 16) * (columns / 8)
+        arithmetic = instructions * TENSOR_CORE_CYCLES
+    else:
+        arithmetic = tile.block_b * columns * k / MULTIPLY_ADDS
+    parts = {
+        "barrier": BARRIER,
+        "exchange": (L2_LATENCY + exchanged / L2_BYTES) / CLOCK,
+        "product": max(through_shared, arithmetic) / CLOCK,
+        "rest": REST / CLOCK,
+    }
+    return parts | {"step": sum(parts.values())}
+
+
+def main() -> None:
+    """Print the reckoning for the published sizes."""
+    from kernels.ahead_of_time import BATCH, PRECISIONS, PUBLISHED
+    from kernels.cells import GATES
+    from kernels.tiling import CHIPS, sequence_tiles
+
+    print("| cell | H | precision | direction | barrier | exchange | product | rest | µs a step |")
+    print("|---" * 9 + "|")
+    for cell, H in PUBLISHED.items():
+        for precision, (dtype, input_precision) in PRECISIONS.items():
+            tiles = sequence_tiles(BATCH, H, GATES[cell], dtype, input_precision, CHIPS["sm_90"])
+            for direction, tile in zip(("forward", "backward"), tiles, strict=True):
+                assert isinstance(tile, Tile)
+                parts = microseconds_a_step(
+                    tile, H, GATES[cell], dtype, input_precision, direction == "backward"
+                )
+                figures = " | ".join(f"{value:.2f}" for value in parts.values())
+                print(f"| {cell} | {H} | {precision} | {direction} | {figures} |")
+
+
+if __name__ == "__main__":
+    main()

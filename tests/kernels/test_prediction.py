@@ -1,0 +1,27 @@
+"""The reckoning follows what it is made of."""
+
+import torch
+
+from kernels.prediction import microseconds_a_step
+from kernels.tiling import Tile
+
+TILE = Tile(16, 8, 64, 4, 1)
+
+
+def test_parts_sum_to_the_step():
+    parts = microseconds_a_step(TILE, 256, 4, torch.float32, "tf32", False)
+    assert abs(sum(parts.values()) - 2 * parts["step"]) < 1e-9
+
+
+def test_longer_rows_take_longer_and_half_the_bytes_less():
+    narrow = microseconds_a_step(TILE, 256, 4, torch.float32, "tf32", False)
+    wide = microseconds_a_step(TILE, 512, 4, torch.float32, "tf32", False)
+    backward = microseconds_a_step(TILE, 256, 4, torch.float32, "tf32", True)
+    half = microseconds_a_step(TILE, 256, 4, torch.bfloat16, "ieee", False)
+    assert half["step"] < narrow["step"] < wide["step"] < backward["step"]
+
+
+def test_plain_arithmetic_is_what_bounds_ieee_float32():
+    ieee = microseconds_a_step(TILE, 256, 4, torch.float32, "ieee", False)
+    tf32 = microseconds_a_step(TILE, 256, 4, torch.float32, "tf32", False)
+    assert ieee["product"] > tf32["product"]
