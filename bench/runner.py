@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import shutil
 import tempfile
 import time
@@ -14,18 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from bench import statistics
+from bench import rows
 from bench.progress import RunProgress
 from bench.results import CURVES, ROUNDS, TRAINING
 from bench.worker_process import CACHE_PREFIX, WorkerEnded, WorkerProcess
 from bench.workloads import Profile
 
-TARGET_PERPLEXITY = 1.1
 SAMPLE_PREFIX = "time traveller"
 SAMPLE_LENGTH = 50
-BASELINE = "torch_nn"
 
 TURN_SECONDS = 0.25
 """A turn of the fastest case lasts about this long: several rounds, where rounds are short."""
@@ -132,13 +128,20 @@ class Runner:
             epochs = min(self._epochs_a_turn(active), workload["epochs"] - len(active[0].rounds))
             active = [a for a in active if self._turn(workload, a, turn, epochs)]
             turn += 1
-        finished = {a.case["case_id"]: self._figures(workload, a) for a in self._finish(active)}
-        for case_id, factor in self._factors(active, finished).items():
-            finished[case_id]["speedup_over_torch_nn"] = factor
-        for a in active:
-            if a.case["case_id"] in finished:
-                self._write_row(a.case, "ok", "", finished[a.case["case_id"]])
-                self.progress.say(f"  {a.case['case_id']}: {self._headline(a)}")
+        finished = self._finish(active)
+        found = {
+            a.case["case_id"]: a.figures
+            | rows.figures(workload, a.case, a.rounds, self._peak(workload))
+            for a in finished
+        }
+        factors = rows.factors(
+            [a.case for a in finished], found, [r for a in finished for r in a.rounds]
+        )
+        for a in finished:
+            case_id = a.case["case_id"]
+            factor = {"speedup_over_torch_nn": factors.get(case_id)}
+            self._write_row(a.case, "ok", "", found[case_id] | factor)
+            self.progress.say(f"  {case_id}: {self._headline(a)}")
 
     def _prepare(self, workload: dict[str, Any], case: dict[str, Any]) -> ActiveCase | None:
         if self._is_stopping:
@@ -219,7 +222,7 @@ class Runner:
 
     def _keep_rounds(self, active: ActiveCase, turn: int, rounds: list[dict[str, Any]]) -> None:
         common = {"case_id": active.case["case_id"], "run_id": self.plan["run_id"]}
-        rows, curve = [], []
+        timed, curve = [], []
         for entry in rounds:
             active.seconds += entry["seconds"]
             row = {
@@ -229,13 +232,13 @@ class Runner:
                 "warm_up": entry["epoch"] <= self.profile.warm_up_epochs,
                 "tokens_per_second": entry["tokens"] / entry["seconds"],
             }
-            rows.append(row)
+            timed.append(row)
             perplexities = {k: entry[k] for k in ("train_perplexity", "validation_perplexity")}
             curve.append(
                 {**common, "epoch": entry["epoch"], "seconds": active.seconds, **perplexities}
             )
             active.rounds.append({**row, **perplexities, "training_seconds": active.seconds})
-        ROUNDS.append(self.directory, rows)
+        ROUNDS.append(self.directory, timed)
         CURVES.append(self.directory, curve)
 
     def _epochs_a_turn(self, active: list[ActiveCase]) -> int:
@@ -243,52 +246,6 @@ class Runner:
             return 1  # the warm-up, and the first look at how long an epoch takes
         fastest = min(a.rounds[-1]["seconds"] for a in active)
         return max(1, min(MOST_EPOCHS_A_TURN, math.ceil(TURN_SECONDS / fastest)))
-
-    def _figures(self, workload: dict[str, Any], active: ActiveCase) -> dict[str, Any]:
-        figures = dict(active.figures)
-        last = active.rounds[-1]
-        figures["train_perplexity"] = last["train_perplexity"]
-        figures["validation_perplexity"] = last["validation_perplexity"]
-        figures["epochs"] = last["epoch"]
-        if active.case["interpreted"]:
-            return figures  # right for checking, meaningless for speed
-        reached = [r for r in active.rounds if r["train_perplexity"] <= TARGET_PERPLEXITY]
-        figures["seconds_to_target"] = reached[0]["training_seconds"] if reached else None
-        counted = [r for r in active.rounds if not r["warm_up"]]
-        throughputs = np.array([r["tokens_per_second"] for r in counted])
-        figures["rounds"] = len(counted)
-        if not counted:
-            return figures
-        interval = statistics.median_interval(throughputs)
-        figures["tokens_per_second"] = interval.median
-        figures["tokens_per_second_low"] = interval.low
-        figures["tokens_per_second_high"] = interval.high
-        batch_tokens = workload["batch_size"] * workload["num_steps"]
-        figures["step_milliseconds"] = 1e3 * batch_tokens / interval.median
-        peak = self.peaks.get(f"{workload['dtype']}/{workload['matmul_precision']}")
-        if peak:
-            figures["fraction_of_peak"] = interval.median * workload["flops_per_token"] / peak
-        return figures
-
-    def _factors(
-        self, active: list[ActiveCase], finished: dict[str, dict[str, Any]]
-    ) -> dict[str, float]:
-        """By case, how many times the baseline's tokens/s, from rounds that ran side by side."""
-        cases = [
-            {
-                **a.case,
-                "status": "ok",
-                "tokens_per_second": finished[a.case["case_id"]].get("tokens_per_second"),
-            }
-            for a in active
-            if a.case["case_id"] in finished
-        ]
-        if not cases:
-            return {}
-        rounds = pd.DataFrame([r for a in active for r in a.rounds])
-        frame = pd.DataFrame(cases).astype({"tokens_per_second": float})
-        factors = statistics.factors_over(BASELINE, frame, rounds)
-        return {case_id: factor.ratio for case_id, factor in factors.items()}
 
     def _headline(self, active: ActiveCase) -> str:
         last = active.rounds[-1]
@@ -301,26 +258,11 @@ class Runner:
     def _write_row(
         self, case: dict[str, Any], status: str, reason: str, figures: dict[str, Any]
     ) -> None:
-        workload = self.workloads[case["workload"]]
-        row = {
-            **{k: v for k, v in workload.items() if k in TRAINING.columns and k != "epochs"},
-            "case_id": case["case_id"],
-            "status": status,
-            "reason": reason,
-            "implementation": case["implementation"],
-            "execution": case["execution"],
-            "device": self.plan["device"],
-            "interpreted": case["interpreted"],
-            "target_perplexity": TARGET_PERPLEXITY,
-            "corpus": self.plan["corpus"]["title"],
-            "corpus_sha256": self.plan["corpus"]["sha256"],
-            "seed": self.plan["seed"],
-            "run_id": self.plan["run_id"],
-            "commit": self.plan["commit"],
-            "command": reproduction_command(self.plan, case["case_id"]),
-            **figures,
-        }
-        TRAINING.append(self.directory, [row])
+        row = rows.row(self.plan, self.workloads[case["workload"]], case, status, reason)
+        TRAINING.append(self.directory, [{**row, **figures}])
+
+    def _peak(self, workload: dict[str, Any]) -> float | None:
+        return self.peaks.get(f"{workload['dtype']}/{workload['matmul_precision']}")
 
     # How long it will take, roughly, for the progress display alone
 
@@ -332,18 +274,8 @@ class Runner:
 
     def _epoch_estimate(self, workload: dict[str, Any]) -> float:
         flops = workload["flops_per_token"] * workload["num_train"]
-        peak = self.peaks.get(f"{workload['dtype']}/{workload['matmul_precision']}", 1e11)
+        peak = self._peak(workload) or 1e11
         return float(flops / peak / 0.4 + 2e-5 * workload["num_train"] / workload["batch_size"])
-
-
-def reproduction_command(plan: dict[str, Any], case_id: str) -> str:
-    """The command line that measures this case again."""
-    words = ["python", "-m", "bench", "run", "--profile", plan["profile"], "--only", case_id]
-    words += ["--device", plan["device"], "--seed", str(plan["seed"])]
-    words += ["--threads", str(plan["threads"])]
-    if plan["corpus"]["asked"] != "timemachine":
-        words += ["--corpus", plan["corpus"]["asked"]]
-    return shlex.join(words)
 
 
 def wall_time() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from bench.progress import RunProgress
 from bench.results import TRAINING, ResultsError, read_json, write_json
+from bench.rows import run_command
 from bench.runner import Runner, wall_time
 from bench.workloads import PROFILES
 
@@ -152,13 +152,7 @@ def show(directory: Path, console: Console) -> None:
 
 def resume_command(plan: dict[str, Any], directory: Path) -> str:
     """The command line that goes on where a run was stopped."""
-    words = [Path(sys.executable).name, "-m", "bench", "run", "--profile", plan["profile"]]
-    for pattern in plan["only"]:
-        words += ["--only", pattern]
-    words += ["--device", plan["device"], "--seed", str(plan["seed"])]
-    words += ["--threads", str(plan["threads"])]
-    if plan["corpus"]["asked"] != "timemachine":
-        words += ["--corpus", plan["corpus"]["asked"]]
+    words = run_command(plan, plan["only"])
     return shlex.join([*words, "--output", str(directory), "--resume"])
 
 
