@@ -5,7 +5,7 @@ import os
 # Threads that spin for work make tests a hundred times slower when something else runs beside them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch  # noqa: E402  (libgomp reads the variable when it is loaded)
+import torch  # only now: libgomp reads the variable when it is loaded
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # no GPU: kernels run in the interpreter

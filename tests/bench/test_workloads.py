@@ -29,7 +29,7 @@ def test_only_published_runs_carry_published_figures():
 
 
 def test_operations_of_the_published_lstm():
-    # Forward a token: layer 1 has 1024 × 28 and 1024 × 256, layer 2 twice 1024 × 256, then 28 × 256.
+    # Forward a token: 1024 × 28 and 1024 × 256, then twice 1024 × 256, then 28 × 256.
     # Backward costs twice that, less the gradient of the one-hot input.
     forward = 2 * (1024 * 28 + 1024 * 256 * 3 + 28 * 256)
     assert PUBLISHED_LSTM.flops_per_token(28) == 3 * forward - 2 * 1024 * 28
