@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 LOOKS = (6, 10, 14, 20)
 """After how many pairs the gate looks, and decides where it can."""
@@ -81,8 +81,13 @@ def estimate(logs: np.ndarray, error: float) -> Estimate:
     centre = kept.mean(axis=-1)
     pulled_in = np.clip(ordered, kept[..., :1], kept[..., -1:])
     spread = pulled_in.std(axis=-1, ddof=1) / (1 - 2 * held / count)
-    reach = stats.t.ppf(1 - error / 2, count - 2 * held - 1) * spread / math.sqrt(count)
+    reach = stats.t.ppf(1 - error / 2, degrees_of_freedom(count)) * spread / math.sqrt(count)
     return Estimate(centre, centre - reach, centre + reach)
+
+
+def degrees_of_freedom(count: int) -> int:
+    """Of the t interval over ``count`` pairs: those not held back, less one."""
+    return count - 2 * int(HELD_BACK * count) - 1
 
 
 def classify(low: np.ndarray, high: np.ndarray, threshold: float) -> np.ndarray:
@@ -141,9 +146,14 @@ def has_moved(control: Estimate, threshold: float) -> np.ndarray:
 def resolvable(spread: float, pairs: int, error: float, power: float = 0.95) -> float:
     """The log ratio beyond a threshold that ``pairs`` pairs find with probability ``power``.
 
-    ``spread`` is the standard deviation of single log ratios. An approximation: t quantiles for
-    both parts.
+    ``spread`` is the standard deviation of single log ratios as :func:`estimate` sees it. From the
+    distribution of t when there is an effect (noncentral t), which takes the ratios for normal.
     """
-    freedom = pairs - 2 * int(HELD_BACK * pairs) - 1
-    quantiles = stats.t.ppf(1 - error / 2, freedom) + stats.t.ppf(power, freedom)
-    return float(quantiles * spread / math.sqrt(pairs))
+    freedom = degrees_of_freedom(pairs)
+    critical = float(stats.t.ppf(1 - error / 2, freedom))
+
+    def lacks(effect: float) -> float:
+        return power - float(stats.nct.sf(critical, freedom, effect))
+
+    shift = optimize.brentq(lacks, 0.0, 20 * critical)  # in standard errors
+    return float(shift) * spread / math.sqrt(pairs)

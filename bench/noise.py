@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 from bench.gate import SPEED
-from bench.gate_decision import LOOKS, estimate, look_error, resolvable
+from bench.gate_decision import LOOKS, degrees_of_freedom, estimate, look_error, resolvable
 from bench.gate_pairs import Measurement
 
 FIVE_MINUTES = 300.0
@@ -16,14 +17,9 @@ FIVE_MINUTES = 300.0
 
 def spread(logs: np.ndarray) -> float:
     """The standard deviation of one log ratio as the gate's interval sees it."""
-    from scipy import stats
-
-    count = len(logs)
-    found = estimate(logs, 0.05)
-    held = int(0.1 * count)
-    freedom = count - 2 * held - 1
-    reach = float(found.high - found.centre)
-    return reach * math.sqrt(count) / float(stats.t.ppf(0.975, freedom))
+    error = 0.05  # any: it divides out
+    found = estimate(logs, error)
+    return float(found.high - found.centre) / _reach(1.0, len(logs), error)
 
 
 def report(
@@ -91,7 +87,6 @@ def _case(measurement: Measurement, pair_seconds: float, smallest_effect: float)
 
 
 def _reach(one: float, pairs: int, error: float) -> float:
-    from scipy import stats
-
-    freedom = pairs - 2 * int(0.1 * pairs) - 1
-    return float(stats.t.ppf(1 - error / 2, freedom)) * one / math.sqrt(pairs)
+    """Half the width of the interval of so many pairs, each scattering by ``one``."""
+    quantile = float(stats.t.ppf(1 - error / 2, degrees_of_freedom(pairs)))
+    return quantile * one / math.sqrt(pairs)

@@ -1,0 +1,68 @@
+"""Which cases a paired gate pairs, verifies, refuses or leaves alone."""
+
+import pytest
+
+from bench.gate_driver import Refused, chosen, sort_cases
+
+IDS = [
+    "lstm-L2/torch_nn/eager",
+    "lstm-L2/torch_nn_persistent/eager",
+    "gru-L2/torch_nn/cuda_graph",
+    "gru-L2/gru_loop/eager",
+]
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        ([], IDS),
+        (["torch_nn"], [IDS[0], IDS[2]]),  # a whole name is that name alone
+        (["torch"], IDS[:3]),
+        (["lstm-*/*/eager"], IDS[:2]),
+        (["gru_loop", "cuda_graph"], IDS[2:]),
+    ],
+)
+def test_patterns_choose_as_in_a_run(only, expected):
+    assert chosen(IDS, only) == expected
+
+
+def test_a_pattern_that_matches_nothing_is_refused():
+    with pytest.raises(Refused, match="--only 'tensorflow' matches none of the 4 cases"):
+        chosen(IDS, ["torch_nn", "tensorflow"])
+
+
+def plan(**cases: str) -> dict:
+    """A plan of one workload; by implementation, why it is unsupported, or how it runs."""
+    return {
+        "workloads": [{"workload": "w"}],
+        "cases": [
+            {
+                "case_id": f"w/{name}/eager",
+                "workload": "w",
+                "implementation": name,
+                "execution": "eager",
+                "interpreted": how == "interpreted",
+                "unsupported": "" if how in ("runs", "interpreted") else how,
+            }
+            for name, how in cases.items()
+        ],
+    }
+
+
+def test_every_case_of_either_side_has_its_place():
+    base = plan(both="runs", gone="runs", lost="runs", never="no", came="no", kernel="interpreted")
+    head = plan(
+        both="runs", lost="no GPU", never="no", came="runs", kernel="interpreted", new="runs"
+    )
+    paired, checked, rest = sort_cases({"base": base, "head": head}, [])
+    assert [case.implementation for case in paired] == ["both"]
+    assert {case.implementation: case.measurement.kind for case in checked} == {
+        "came": "new",
+        "new": "new",
+        "kernel": "untimed",
+    }
+    assert {m.case_id.split("/")[1]: (m.kind, m.reason) for m in rest} == {
+        "gone": ("invalid", "head lacks it"),
+        "lost": ("invalid", "head unsupported: no GPU"),
+        "never": ("untimed", "unsupported: no"),
+    }
