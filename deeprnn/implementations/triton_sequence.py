@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from deeprnn.cells import State
 from deeprnn.precision import get_matmul_precision
 from deeprnn.stack import DeepRNN
-from deeprnn.support import Request, Support
+from deeprnn.support import Request, Support, device_present
 from kernels.function import sequence_layer, why_no_sequence
 from kernels.tiling import INTERPRETED
 
@@ -19,8 +19,6 @@ def a_way_to_run_triton(request: Request) -> str | None:
     """A GPU, or Triton's interpreter, which is chosen before Triton is first imported."""
     if request.device == "cpu" and not INTERPRETED:
         return "Triton needs a GPU; to interpret its kernels on a CPU set TRITON_INTERPRET=1"
-    if request.device == "cuda" and not torch.cuda.is_available():
-        return "no CUDA device is visible to PyTorch"
     if request.dtype == "float64" and not INTERPRETED:
         return "float64 runs in Triton's interpreter only"
     return None
@@ -46,7 +44,7 @@ class TritonSequence(DeepRNN):
     """
 
     support = Support(
-        requirements=(a_way_to_run_triton, room_on_the_chip),
+        requirements=(device_present, a_way_to_run_triton, room_on_the_chip),
         interpreted_on=("cpu", "cuda") if INTERPRETED else (),
     )
 

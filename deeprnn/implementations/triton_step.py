@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from deeprnn.cells import State
 from deeprnn.precision import get_matmul_precision
 from deeprnn.stack import DeepRNN
-from deeprnn.support import Request, Support
+from deeprnn.support import Request, Support, device_present
 from kernels.function import step_layer
 from kernels.tiling import INTERPRETED
 
@@ -31,7 +31,8 @@ class TritonStep(DeepRNN):
     """
 
     support = Support(
-        requirements=(a_way_to_run_triton,), interpreted_on=("cpu", "cuda") if INTERPRETED else ()
+        requirements=(device_present, a_way_to_run_triton),
+        interpreted_on=("cpu", "cuda") if INTERPRETED else (),
     )
 
     def layer(self, layer: int, x: Tensor, state: State) -> tuple[Tensor, State]:
