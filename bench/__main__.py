@@ -1,4 +1,4 @@
-"""The command line: ``python -m bench list | run | report | doctor``."""
+"""The command line: ``python -m bench list | run | report | doctor | gate | noise``."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ Examples:
   python -m bench run                                 quick on a CPU, full on a GPU
   python -m bench run --profile published --only lstm the published LSTM, 500 epochs
   python -m bench report reports/my-machine/quick     render a stored report again
+  python -m bench gate revisions --base main          did my commit make training slower?
 
 \b
 Exit codes: 0 done; 1 a case was incorrect, diverged, crashed, or ran out of time or memory

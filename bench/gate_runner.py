@@ -154,13 +154,18 @@ class PairRunner:
         """
         started = time.monotonic()
         for case in cases:
-            self.warm_up(case)
+            if time.monotonic() < self.deadline:
+                self.warm_up(case)
+            else:
+                self.is_out_of_time = True
         waiting = [case for case in cases if case.measurement.kind == "paired"]
         for look in looks:
-            for _ in range(look):
+            for sweep in range(look):
                 for case in waiting:
                     if case.measurement.kind == "paired" and len(case.measurement.pairs) < look:
                         self._pair_in_time(case)
+                if sweep == 0 and look == looks[0]:
+                    self._foretell(waiting, look)
             verdicts = {
                 case.measurement.case_id: judge(case.measurement)
                 for case in waiting
@@ -178,6 +183,17 @@ class PairRunner:
             if not waiting:
                 break
         self.say(f"Measured for {time.monotonic() - started:.0f} s.")
+
+    def _foretell(self, cases: Sequence[PairedCase], look: int) -> None:
+        """Say early, after one pair of each case, when the time will not reach the first look."""
+        needed = (look - 1) * sum(sum(case.pair_seconds) for case in cases)
+        left = self.deadline - time.monotonic()
+        self.say(f"  the first look comes in about {needed / 60:.0f} minutes")
+        if needed > left:
+            self.say(
+                f"  that is beyond --max-minutes: some of these {len(cases)} cases will be "
+                "invalid; give it more, or choose fewer by --only"
+            )
 
     def _pair_in_time(self, case: PairedCase) -> None:
         needed = max(case.pair_seconds, default=0.0)
