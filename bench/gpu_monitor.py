@@ -11,6 +11,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
+
 THROTTLED_ABOVE = 0.05
 """A round is marked when clocks were held down for more than this share of it."""
 
@@ -35,9 +37,6 @@ class Reading:
 
     held_down_seconds: float | None  # since the driver was loaded
     reasons: tuple[str, ...]  # why clocks are held down just now
-    sm_clock_mhz: int | None
-    temperature_celsius: int | None
-    power_watts: float | None
     newest_sample: int  # time stamp of the last sample of processes, microseconds
 
 
@@ -63,19 +62,15 @@ class GpuMonitor:
         bits = self._ask("nvmlDeviceGetCurrentClocksEventReasons")
         if bits is None:  # the name before driver 535
             bits = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons")
-        milliwatts = self._ask("nvmlDeviceGetPowerUsage")
         samples = self._ask("nvmlDeviceGetProcessUtilization", 0) or []
         return Reading(
             held_down_seconds=sum(known) if known else None,
             reasons=tuple(name for bit, name in _THROTTLING.items() if (bits or 0) & bit),
-            sm_clock_mhz=self._ask("nvmlDeviceGetClockInfo", 1),  # 1: streaming multiprocessors
-            temperature_celsius=self._ask("nvmlDeviceGetTemperature", 0),  # 0: of the chip
-            power_watts=None if milliwatts is None else milliwatts / 1000,
             newest_sample=max((sample.timeStamp for sample in samples), default=0),
         )
 
     def mark(self, before: Reading, seconds: float) -> str:
-        """``throttled``, ``contended``, or nothing, for a round since ``before``."""
+        """For a round since ``before``: ``throttled`` and why, ``contended``, or nothing."""
         after = self.read()
         if before.held_down_seconds is not None and after.held_down_seconds is not None:
             held = after.held_down_seconds - before.held_down_seconds
@@ -83,7 +78,8 @@ class GpuMonitor:
         else:
             is_throttled = bool(before.reasons and after.reasons)
         if is_throttled:
-            return "throttled"
+            reasons = " and ".join(dict.fromkeys([*before.reasons, *after.reasons]))
+            return f"throttled ({reasons})" if reasons else "throttled"
         return "contended" if self._foreign_share(before.newest_sample) > FOREIGN_ABOVE else ""
 
     def _foreign_share(self, since: int) -> int:
@@ -92,9 +88,18 @@ class GpuMonitor:
         if self.own_pid not in {process.pid for process in processes}:
             return 0  # a container hides who is who: better no answer than a wrong one
         samples = self._ask("nvmlDeviceGetProcessUtilization", since) or []
-        return max(
-            (s.smUtil for s in samples if s.pid != self.own_pid and s.timeStamp > since), default=0
-        )
+        # A sample reaches back into the turn before, which was that of a fellow worker.
+        shares = [s.smUtil for s in samples if s.timeStamp > since and self.is_foreign(s.pid)]
+        return max(shares, default=0)
+
+    def is_foreign(self, pid: int) -> bool:
+        """Whether a process is neither this one nor another child of the same parent."""
+        if pid == self.own_pid:
+            return False
+        try:
+            return bool(psutil.Process(pid).ppid() != os.getppid())
+        except psutil.Error:
+            return False  # gone already, or not to be seen: nothing can be said
 
 
 _monitor: GpuMonitor | None = None

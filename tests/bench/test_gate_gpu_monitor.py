@@ -1,5 +1,8 @@
 """Marks from what a driver tells, with a driver that is made up."""
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -67,15 +70,17 @@ def test_clocks_held_down_within_the_round_mark_it(policy):
 
 
 def test_without_counters_the_reasons_at_both_ends_count():
-    assert mark(Driver(reasons=0x40), lambda driver: None) == "throttled"
+    throttled = "throttled (hardware thermal slowdown)"
+    assert mark(Driver(reasons=0x40), lambda driver: None) == throttled
     assert mark(Driver(reasons=0x01), lambda driver: None) == ""  # idle
     assert mark(Driver(reasons=0x40), lambda driver: setattr(driver, "reasons", 0)) == ""
 
 
-def test_work_of_another_process_within_the_round_marks_it():
+def test_work_of_another_process_within_the_round_marks_it(monkeypatch):
     def other_works(driver):
         driver.samples += [sample(OWN, 90, 20), sample(OTHER, 30, 20)]
 
+    monkeypatch.setattr(GpuMonitor, "is_foreign", lambda monitor, pid: pid == OTHER)
     earlier = [sample(OTHER, 90, 10)]  # before the round: not its business
     both = (OWN, OTHER)
     assert mark(Driver(processes=both, samples=earlier), other_works) == "contended"
@@ -87,6 +92,22 @@ def test_where_process_ids_are_hidden_nobody_is_accused():
         driver.samples.append(sample(4242, 90, 20))
 
     assert mark(Driver(processes=(4242,)), someone_works) == ""
+
+
+def test_fellow_workers_are_no_strangers():
+    monitor = GpuMonitor(Driver(), None)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "input()"],
+        stdin=subprocess.PIPE,
+        text=True,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert not monitor.is_foreign(os.getpid())
+        assert monitor.is_foreign(child.pid)  # a child is no fellow: it has another parent
+        assert not monitor.is_foreign(2**30)
+    finally:
+        child.communicate("")
 
 
 def test_without_cuda_nothing_is_asked():
