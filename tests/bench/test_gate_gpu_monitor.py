@@ -94,7 +94,7 @@ def test_where_process_ids_are_hidden_nobody_is_accused():
     assert mark(Driver(processes=(4242,)), someone_works) == ""
 
 
-def test_fellow_workers_are_no_strangers():
+def test_who_counts_as_a_stranger():
     monitor = GpuMonitor(Driver(), None)
     child = subprocess.Popen(
         [sys.executable, "-c", "input()"],
