@@ -109,8 +109,14 @@ def _ask_planner(measure: bool, **request: Any) -> dict[str, Any]:
     return answer
 
 
+GPU_DEVICE_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""What the drivers of NVIDIA, AMD and the Windows subsystem leave there; without, no question."""
+
+
 def _cuda_is_present() -> bool:
-    """Whether PyTorch sees a CUDA device, asked in a child process."""
+    """Whether PyTorch sees a CUDA device, asked in a child process if there may be one at all."""
+    if sys.platform == "linux" and not any(Path(node).exists() for node in GPU_DEVICE_NODES):
+        return False
     code = "import torch; print(torch.cuda.is_available())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     return done.stdout.strip() == "True"

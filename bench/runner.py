@@ -6,11 +6,12 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from bench.progress import RunProgress
 from bench.results import CURVES, ROUNDS, TRAINING
 from bench.worker_process import CACHE_PREFIX, WorkerEnded, WorkerProcess
 from bench.workloads import Profile
+
+Item = TypeVar("Item")
 
 SAMPLE_PREFIX = "time traveller"
 SAMPLE_LENGTH = 50
@@ -114,21 +117,17 @@ class Runner:
 
     def _run_workload(self, workload: dict[str, Any], cases: list[dict[str, Any]]) -> None:
         self.progress.say(f"{workload['title']} ({workload['workload']}): {len(cases)} cases")
-        with ThreadPoolExecutor(self.plan["prepare_at_once"]) as pool:
-            try:
-                prepared = list(pool.map(lambda case: self._prepare(workload, case), cases))
-            except BaseException:
-                # Ctrl-C arrives in this thread alone; the others wait for their workers.
-                pool.shutdown(wait=False, cancel_futures=True)
-                self._stop_all()
-                raise
-        active = [a for a in prepared if a is not None]
+        active = self._all(cases, lambda case: self._prepare(workload, case))
         turn = 0
         while any(len(a.rounds) < workload["epochs"] for a in active):
             epochs = min(self._epochs_a_turn(active), workload["epochs"] - len(active[0].rounds))
-            active = [a for a in active if self._turn(workload, a, turn, epochs)]
+            if self.profile.hurried:
+                take_turn = partial(self._turn, workload, turn=turn, epochs=epochs)
+                active = self._all(active, take_turn)
+            else:  # one at a time, each with the machine to itself
+                active = [a for a in active if self._turn(workload, a, turn=turn, epochs=epochs)]
             turn += 1
-        finished = self._finish(active)
+        finished = self._all(active, self._finish)
         found = {
             a.case["case_id"]: a.figures
             | rows.figures(workload, a.case, a.rounds, self._peak(workload))
@@ -142,6 +141,20 @@ class Runner:
             factor = {"speedup_over_torch_nn": factors.get(case_id)}
             self._write_row(a.case, "ok", "", found[case_id] | factor)
             self.progress.say(f"  {case_id}: {self._headline(a)}")
+
+    def _all(
+        self, items: Sequence[Item], do: Callable[[Item], ActiveCase | None]
+    ) -> list[ActiveCase]:
+        """Those that ``do`` returned, of several at a time."""
+        with ThreadPoolExecutor(self.plan["prepare_at_once"]) as pool:
+            try:
+                done = list(pool.map(do, items))
+            except BaseException:
+                # Ctrl-C arrives in this thread alone; the others wait for their workers.
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._stop_all()
+                raise
+        return [active for active in done if active is not None]
 
     def _prepare(self, workload: dict[str, Any], case: dict[str, Any]) -> ActiveCase | None:
         if self._is_stopping:
@@ -172,27 +185,27 @@ class Runner:
         self.progress.doing(f"prepared {case['case_id']}", PREPARATION_SECONDS)
         return active
 
-    def _turn(self, workload: dict[str, Any], active: ActiveCase, turn: int, epochs: int) -> bool:
+    def _turn(
+        self, workload: dict[str, Any], active: ActiveCase, turn: int, epochs: int
+    ) -> ActiveCase | None:
         case_id = active.case["case_id"]
         self.progress.doing(f"epoch {len(active.rounds) + 1} of {workload['epochs']}, {case_id}")
         active.worker.send({"turn": epochs})
         answer = self._ask(active, turn)
         if answer is None:
-            return False
+            return None
         self._keep_rounds(active, turn, answer["rounds"])
         self.progress.doing(case_id, epochs * self._epoch_estimate(workload))
-        return True
+        return active
 
-    def _finish(self, active: list[ActiveCase]) -> list[ActiveCase]:
-        finished = []
-        for a in active:
-            a.worker.send({"finish": True})
-            answer = self._ask(a)
-            if answer is not None:
-                a.figures |= answer
-                self._end(a, keep_log=False)
-                finished.append(a)
-        return finished
+    def _finish(self, active: ActiveCase) -> ActiveCase | None:
+        active.worker.send({"finish": True})
+        answer = self._ask(active)
+        if answer is None:
+            return None
+        active.figures |= answer
+        self._end(active, keep_log=False)
+        return active
 
     def _ask(self, active: ActiveCase, turn: int = 0) -> dict[str, Any] | None:
         """The worker's answer; None, with the row written, if the case ends here instead."""

@@ -62,8 +62,8 @@ class Trainer:
         self.minibatches = minibatches
         self.max_gradient_norm = max_gradient_norm
         self.execution = execution
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(self.parameters, lr=learning_rate)
+        self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+        self.learning_rate = learning_rate
         self._runner: _EagerSteps | _GraphedSteps | None = None
 
     def epoch(self, index: int) -> Epoch:
@@ -89,14 +89,22 @@ class Trainer:
             self._runner = (_EagerSteps if self.execution == "eager" else _GraphedSteps)(self)
         return self._runner
 
+    def forget_gradients(self) -> None:
+        """Drop all gradients, so that the next step writes new ones instead of adding."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
     def _step(self, x: Tensor, y: Tensor, state: State | None) -> tuple[Tensor, State]:
         """One minibatch; returns its detached loss and the detached state after it."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.forget_gradients()
         logits, state = self.model(x, state)  # (T, B, V)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.max_gradient_norm)
-        self.optimizer.step()
+        # Plain SGD in one call. torch.optim would first import the compiler: a second a process.
+        with torch.no_grad():
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            torch._foreach_add_(self.parameters, gradients, alpha=-self.learning_rate)
         detached = (
             state.detach() if isinstance(state, Tensor) else (state[0].detach(), state[1].detach())
         )
@@ -162,7 +170,7 @@ class _GraphedSteps:
         with torch.no_grad():
             for parameter, value in zip(trainer.parameters, before, strict=True):
                 parameter.copy_(value)
-        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.forget_gradients()
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             step()

@@ -221,7 +221,7 @@ def test_a_dry_run_writes_nothing(project, tmp_path):
     output = tmp_path / "report"
     done = bench(project, *options(project, output, "torch_nn"), "--dry-run")
     assert done.returncode == 0
-    assert "lstm-L2-H32-B4-T5-fp32/torch_nn/eager" in done.stdout
+    assert "lstm-L2-H28-B4-T3-fp32/torch_nn/eager" in done.stdout
     assert not output.exists()
 
 
