@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -45,20 +44,9 @@ class Source:
     directory: Path
     cache: Path
 
-    @contextlib.contextmanager
-    def imported(self) -> Iterator[None]:
-        """Within the block, child processes import the packages of this source."""
-        before = os.environ.get("PYTHONPATH", "")
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(self.directory), before]))
-        try:
-            yield
-        finally:
-            os.environ["PYTHONPATH"] = before
-
     def check(self, device: str, threads: int) -> None:
         """Raises ``RuntimeError`` if child processes would import anything else."""
-        with self.imported():
-            environment = worker_environment(device, threads)
+        environment = worker_environment(device, threads, source=self.directory)
         done = subprocess.run(
             [sys.executable, "-c", _WHERE],
             env=environment,
@@ -75,8 +63,8 @@ class Source:
 
     def plan(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What the planner answers here; ``{"broken": …}`` where it fails to run at all."""
-        with self.imported():
-            environment = worker_environment(request["device"], request["threads"] or 1)
+        threads = request["threads"] or 1
+        environment = worker_environment(request["device"], threads, source=self.directory)
         done = subprocess.run(
             [sys.executable, "-m", "bench.planner"],
             input=json.dumps(request) + "\n",
@@ -288,8 +276,8 @@ class PairRunner:
         }
         source = self.sources[side]
         log = self.logs / f"{case.measurement.case_id.replace('/', '__')}.{side}.log"
-        with source.imported():
-            worker = WorkerProcess(job, log, self.plan["case_seconds"], str(source.cache))
+        limit = self.plan["case_seconds"]
+        worker = WorkerProcess(job, log, limit, str(source.cache), source.directory)
         self._alive.append(worker)
         return worker
 

@@ -108,10 +108,13 @@ def run(answer: dict[str, Any], directory: Path, console: Console, started: floa
     if len(runner.done) > 0:
         _say(console, f"Resuming: {len(runner.done)} of {len(plan['cases'])} cases have a row.")
     runner.run()
+    not_timed = None
     if profile.layers_seconds and not plan["only"]:
-        _time_layers(plan, profile.layers_seconds, directory, console)
+        not_timed = _time_layers(plan, profile.layers_seconds, directory, console)
     environment = read_json(directory / "environment.json")
     environment["Run"]["Finished"] = wall_time()
+    if not_timed:
+        environment["Run"]["Single layers not timed"] = not_timed
     environment["Run"]["Wall time (s)"] = round(
         environment["Run"].get("Wall time (s)", 0) + time.monotonic() - started, 1
     )
@@ -129,7 +132,10 @@ def _say_what_comes(plan: dict[str, Any], origin: str, directory: Path, console:
     _say(console, f"{len(plan['cases'])} cases, {plan['threads']} threads; writing to {directory}")
 
 
-def _time_layers(plan: dict[str, Any], seconds: float, directory: Path, console: Console) -> None:
+def _time_layers(
+    plan: dict[str, Any], seconds: float, directory: Path, console: Console
+) -> str | None:
+    """Write ``layers.csv``; returns what was not timed and why, if anything."""
     from bench.layers_report import run_layers
 
     _say(console, "Single layers, forward and backward (pytest-benchmark)")
@@ -138,6 +144,7 @@ def _time_layers(plan: dict[str, Any], seconds: float, directory: Path, console:
     )
     if problem:
         _say(console, f"  not timed: {problem}")
+    return problem
 
 
 def show(directory: Path, console: Console) -> None:

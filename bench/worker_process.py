@@ -22,11 +22,14 @@ CACHE_PREFIX = "deeprnn-bench-"
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-def worker_environment(device: str, threads: int, cache: str | None = None) -> dict[str, str]:
+def worker_environment(
+    device: str, threads: int, cache: str | None = None, source: Path | None = None
+) -> dict[str, str]:
     """The environment variables of a child process; all that matter are fixed here.
 
     Waiting threads sleep instead of spinning, so that a worker that waits for its turn costs
-    nothing. ``cache`` gives compilers an empty directory, so that a cold start is cold.
+    nothing. ``cache`` gives compilers an empty directory, so that a cold start is cold. ``source``
+    is a directory to import packages from that do not lie beside this one.
     """
     fixed = {
         "OMP_NUM_THREADS": str(threads),
@@ -34,7 +37,7 @@ def worker_environment(device: str, threads: int, cache: str | None = None) -> d
         "OMP_WAIT_POLICY": "PASSIVE",
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": os.pathsep.join(
-            [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
+            str(path) for path in (PROJECT, source, os.environ.get("PYTHONPATH")) if path
         ),
     }
     if device == "cpu":
@@ -62,7 +65,12 @@ class WorkerProcess:
     """
 
     def __init__(
-        self, job: Mapping[str, Any], log: Path, limit: float, cache: str | None = None
+        self,
+        job: Mapping[str, Any],
+        log: Path,
+        limit: float,
+        cache: str | None = None,
+        source: Path | None = None,
     ) -> None:
         self.log = log
         self.limit = limit
@@ -76,7 +84,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=self._log_file,
             text=True,
-            env=worker_environment(job["device"], job["threads"], cache or self._own_cache),
+            env=worker_environment(job["device"], job["threads"], cache or self._own_cache, source),
             start_new_session=True,  # Ctrl-C reaches the runner alone; it stops the workers
         )
         self._lines: queue.Queue[str | None] = queue.Queue()

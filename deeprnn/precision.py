@@ -8,7 +8,7 @@ PRECISIONS = ("ieee", "tf32")
 
 
 def set_matmul_precision(precision: str) -> None:
-    """Set how float32 products are computed by cuBLAS, cuDNN and, through :func:`get`, by Triton.
+    """Set how float32 products are computed by cuBLAS, cuDNN, Inductor and the Triton kernels.
 
     TF32 keeps 10 of float32's 23 mantissa bits and exists on CUDA alone; elsewhere the setting
     changes nothing.
@@ -18,10 +18,11 @@ def set_matmul_precision(precision: str) -> None:
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is unknown; use {' or '.join(PRECISIONS)}")
-    torch.backends.cuda.matmul.fp32_precision = precision
-    torch.backends.cudnn.rnn.fp32_precision = precision  # type: ignore[attr-defined]
+    # Not the newer fp32_precision: once it is set, Inductor's look at these flags raises an error.
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def get_matmul_precision() -> str:
     """``"ieee"`` or ``"tf32"``: what :func:`set_matmul_precision` set last, or torch's default."""
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"

@@ -65,6 +65,8 @@ class Support:
                 return f"{what} {asked} is not implemented here, only {', '.join(accepted)}"
         if request.execution == "cuda_graph" and request.device != "cuda":
             return "a CUDA graph needs a CUDA device"
+        if request.matmul_precision == "tf32" and request.device != "cuda":
+            return "TF32 products need a CUDA device"
         for requirement in self.requirements:
             reason = requirement(request)
             if reason is not None:

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-import triton
 from torch import Tensor
 from torch.nn import functional as F
 
 from deeprnn.cells import State
 from deeprnn.precision import get_matmul_precision
 from deeprnn.stack import DeepRNN
-from deeprnn.support import Request, Support, device_present
+from deeprnn.support import Support, device_present
+from deeprnn.triton_runtime import INTERPRETED_ON, a_way_to_run_triton, describe_backend
 from kernels.function import step_layer
-from kernels.tiling import INTERPRETED
-
-
-def a_way_to_run_triton(request: Request) -> str | None:
-    """A GPU, or Triton's interpreter, which is chosen before Triton is first imported."""
-    if request.device == "cpu" and not INTERPRETED:
-        return "Triton needs a GPU; to interpret its kernels on a CPU set TRITON_INTERPRET=1"
-    if request.dtype == "float64" and not INTERPRETED:
-        return "float64 runs in Triton's interpreter only"
-    return None
 
 
 class TritonStep(DeepRNN):
@@ -32,7 +21,7 @@ class TritonStep(DeepRNN):
 
     support = Support(
         requirements=(device_present, a_way_to_run_triton),
-        interpreted_on=("cpu", "cuda") if INTERPRETED else (),
+        interpreted_on=INTERPRETED_ON,
     )
 
     def layer(self, layer: int, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -48,5 +37,4 @@ class TritonStep(DeepRNN):
         return y, final if isinstance(final, tuple) else (final,)
 
     def backend(self, y: Tensor) -> str:
-        how = "interpreted" if INTERPRETED else torch.cuda.get_device_name(y.device)
-        return f"Triton {triton.__version__}, {how}"
+        return describe_backend(y)

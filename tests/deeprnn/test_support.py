@@ -31,6 +31,7 @@ def test_nothing_is_refused_by_default():
             "execution cuda_graph is not implemented here, only eager",
         ),
         ({}, {"execution": "cuda_graph"}, "a CUDA graph needs a CUDA device"),
+        ({}, {"matmul_precision": "tf32"}, "TF32 products need a CUDA device"),
     ],
 )
 def test_each_list_gives_its_reason(offer, asked, said):
