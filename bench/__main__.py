@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,13 +111,16 @@ def _ask_planner(measure: bool, **request: Any) -> dict[str, Any]:
 
 
 GPU_DEVICE_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-"""What the drivers of NVIDIA, AMD and the Windows subsystem leave there; without, no question."""
+"""What the drivers of NVIDIA and AMD, and Linux within Windows, have there."""
 
 
 def _cuda_is_present() -> bool:
     """Whether PyTorch sees a CUDA device, asked in a child process if there may be one at all."""
-    if sys.platform == "linux" and not any(Path(node).exists() for node in GPU_DEVICE_NODES):
-        return False
+    may_be_one = any(Path(node).exists() for node in GPU_DEVICE_NODES) or any(
+        shutil.which(tool) for tool in ("nvidia-smi", "rocm-smi")
+    )
+    if sys.platform == "linux" and not may_be_one:
+        return False  # importing torch to be told so would take a second
     code = "import torch; print(torch.cuda.is_available())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     return done.stdout.strip() == "True"
