@@ -255,6 +255,9 @@ app.command()(noise)
 
 
 def main() -> None:
+    # A shell starts background jobs with SIGINT ignored, and children inherit that. A run must be
+    # able to stop its children with it, and to be stopped and resumed itself.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     app()
 
 

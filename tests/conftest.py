@@ -1,6 +1,7 @@
 """Before anything imports torch or triton: how threads wait, and where kernels run."""
 
 import os
+import signal
 
 # Threads that spin for work make tests a hundred times slower when something else runs beside them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -9,5 +10,8 @@ import torch  # only now: libgomp reads the variable when it is loaded
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # no GPU: kernels run in the interpreter
+
+# Started in the background, a shell's children ignore SIGINT, and so would those of the tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
