@@ -203,7 +203,7 @@ PROFILES: dict[str, Profile] = {
             runs_interpreted=True,
             hurried=True,
             case_seconds=60.0,
-            layers_seconds=4.0,
+            layers_seconds=3.0,
             leaves_out=(
                 "speeds and cold starts worth citing: sizes are tiny and cases start in parallel",
                 "CUDA graphs",
