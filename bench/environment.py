@@ -68,7 +68,7 @@ def prepare_at_once(device: str, threads: int, hurried: bool) -> int:
     processors are idle otherwise, and compilers take most of a run's time.
     """
     if hurried:
-        return max(2, threads)
+        return threads + 1  # one more than processors: while one loads, the others compute
     return 1 if device == "cpu" else max(1, (os.cpu_count() or 1) // 4)
 
 
