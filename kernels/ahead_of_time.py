@@ -28,7 +28,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels import sequence, step, tiling
+from kernels import floors, sequence, step, tiling
 from kernels.cells import GATES
 from kernels.tiling import CHIPS
 
@@ -129,11 +129,29 @@ def sequence_variant(kernel: str, cell: str, H: int, precision: str,
     yield Variant(kernel, cell, H, precision, target, function, options)
 
 
+def floor_variant(kernel: str, cell: str, H: int, precision: str,
+                  target: str) -> Iterator[Variant]:  # fmt: skip
+    """A floor of `kernels.floors` on the grid of the backward kernel, whose rows are longest."""
+    dtype, input_precision = PRECISIONS[precision]
+    tiles = tiling.sequence_tiles(BATCH, H, GATES[cell], dtype, input_precision, CHIPS[target])
+    if isinstance(tiles, str):
+        return
+    launch = {"num_warps": tiles[1].num_warps, "launch_cooperative_grid": True}
+    if kernel == "floor_barrier":
+        function, options = floors.barrier_floor_kernel, launch
+    else:
+        function = floors.traffic_floor_kernel
+        options = floors.traffic_options(H, GATES[cell] * H, tiles[1]) | launch
+    yield Variant(kernel, cell, H, precision, target, function, options)
+
+
 KERNELS = {
     "step_forward": step_variant,
     "step_backward": step_variant,
     "sequence_forward": sequence_variant,
     "sequence_backward": sequence_variant,
+    "floor_barrier": floor_variant,
+    "floor_traffic": floor_variant,
 }
 
 
@@ -166,11 +184,13 @@ def compile_variant(variant: Variant) -> Compiled:
     else:
         registers, spills = ask_ptxas(built.asm["ptx"])
         instruction = first(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync", built.asm["ptx"])
-    units = -(-variant.H // options["BLOCK_H"])
+    tile, programs = "", 0  # a barrier knows no tile
+    if "BLOCK_H" in options:
+        tile = f"{options['BLOCK_B']}x{options['BLOCK_H']}x{options['BLOCK_K']}"
+        programs = -(-variant.H // options["BLOCK_H"]) * -(-BATCH // options["BLOCK_B"])
     compiled = Compiled(
         variant.kernel, variant.cell, variant.H, variant.precision, variant.target,
-        tile=f"{options['BLOCK_B']}x{options['BLOCK_H']}x{options['BLOCK_K']}",
-        programs=units * -(-BATCH // options["BLOCK_B"]), warps=launch["num_warps"],
+        tile=tile, programs=programs, warps=launch["num_warps"],
         registers=registers, spills=spills, shared=built.metadata.shared,
         instruction=instruction, expected_shared=expected_shared(variant), broken="",
     )  # fmt: skip
@@ -190,6 +210,11 @@ def expected_shared(variant: Variant) -> int:
     return tiling.shared_memory(tile, variant.H, options["G"], dtype, backward, chip)
 
 
+def has_product(kernel: str) -> bool:
+    """Whether there is a matrix product in a kernel at all."""
+    return not kernel.startswith("floor")
+
+
 def pointed_type(name: str, dtype: torch.dtype) -> str:
     """The element type of the buffer behind a kernel's pointer argument."""
     if name in COUNTER_BUFFERS:
@@ -207,7 +232,9 @@ def broken_bounds(compiled: Compiled) -> Iterator[str]:
     elif compiled.shared > compiled.expected_shared:
         expected = compiled.expected_shared
         yield f"{compiled.shared} bytes of shared memory, tiling.py expects {expected}"
-    wanted = tiling.uses_tensor_cores(*PRECISIONS[compiled.precision])
+    wanted = has_product(compiled.kernel) and tiling.uses_tensor_cores(
+        *PRECISIONS[compiled.precision]
+    )
     if wanted and not compiled.instruction:
         yield "no tensor-core instruction"
     if not wanted and compiled.instruction and compiled.target != "gfx942":

@@ -46,9 +46,12 @@ def test_published_sizes_compile_within_bounds(cell, precision, target):
         assert row["broken"] == ""
         assert row["spills"] == 0
         assert 0 < row["registers"] <= 255
-        assert 0 < row["shared"] <= CHIPS[target].shared_memory
-        if precision != "ieee":
-            assert row["instruction"]
+        assert row["shared"] <= CHIPS[target].shared_memory
+        if ahead_of_time.has_product(row["kernel"]):
+            assert row["shared"] > 0
+            assert row["instruction"] or precision == "ieee"
+        elif target != "gfx942":
+            assert row["instruction"] == ""
 
 
 GOOD = Compiled("step_forward", "lstm", 256, "tf32", "sm_90", "32x16x64", 16, 4, 85, 0, 49152,

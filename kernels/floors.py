@@ -1,0 +1,116 @@
+"""What a step cannot be faster than: the parts of the sequence kernel, each alone.
+
+    barrier    every program arrives and waits, T times; nothing else
+    launch     a kernel that does nothing
+    traffic    every program reads the rows that it would exchange and writes its slice; no waiting
+
+Measured beside the kernels, they tell which part of a step is worth work. Grids are those of the
+sequence kernel, so they cost what they cost there. The fourth part, the matrix product alone, is
+torch's own.
+"""
+
+# A device function's arguments are Triton values, for which there are no Python types.
+# mypy: disable-error-code="no-untyped-def"
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels import sequence, tiling
+from kernels.cells import GATES
+from kernels.gates import store_tile
+from kernels.grid_barrier import STRIDE, arrive, wait
+from kernels.step import on_device_of
+
+COUNTER_STRIDE = tl.constexpr(STRIDE)
+FLOORS = ("barrier", "launch", "traffic")
+
+
+@triton.jit
+def launch_floor_kernel(counter_ptr):
+    """Nothing. The argument makes it an ordinary launch, with a pointer to hand over."""
+
+
+@triton.jit(do_not_specialize=["T"])
+def barrier_floor_kernel(counter_ptr, T):
+    """T barriers among the slices of a group of rows, as `kernels/sequence.py` takes them."""
+    counter_ptr += tl.program_id(1) * COUNTER_STRIDE
+    slices = tl.num_programs(0)
+    for t in range(T):
+        arrive(counter_ptr)
+        wait(counter_ptr, (t + 1) * slices)
+
+
+@triton.jit(do_not_specialize=["T"])
+def traffic_floor_kernel(
+    exchanged_ptr, out_ptr, T, B,
+    H: tl.constexpr, K: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """For each step: read rows of (T, B, K) past L1, write this slice of (T, B, H).
+
+    What is written is the rows' sum, so that the compiler cannot drop the reads. Steps do not wait
+    for each other: this is what the bytes cost, without the latency of a chain.
+    """
+    rows = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
+    units = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    inside = (rows[:, None] < B) & (units[None, :] < H)
+    for t in range(T):
+        step = tl.cast(t, tl.int64) * B
+        total = tl.zeros((BLOCK_B,), dtype=tl.float32)
+        for start in tl.static_range(0, K, BLOCK_K):
+            k = start + tl.arange(0, BLOCK_K)
+            at = rows[:, None] * K + k[None, :]
+            mask = (rows[:, None] < B) & (k[None, :] < K)
+            tile = tl.load(
+                exchanged_ptr + step * K + at, mask=mask, other=0.0, cache_modifier=".cg"
+            )
+            total += tl.sum(tile.to(tl.float32), axis=1)
+        whole = tl.broadcast_to(total[:, None], (BLOCK_B, BLOCK_H))
+        store_tile(out_ptr + step * H, rows, units, H, inside, whole)
+
+
+def barrier(cell: str, B: int, H: int, T: int, dtype: torch.dtype, input_precision: str,
+            device: torch.device, *, backward: bool = False) -> None:  # fmt: skip
+    """T barriers on the sequence kernel's grid. Raises ValueError where that does not fit."""
+    tile = sequence.tiles(B, H, cell, dtype, input_precision, device)[backward]
+    counter = sequence.counters(B, tile, device)
+    options = {} if tiling.INTERPRETED else {"launch_cooperative_grid": True}
+    with on_device_of(counter):
+        barrier_floor_kernel[sequence.grid(B, H, tile)](
+            counter, T, num_warps=tile.num_warps, **options
+        )
+
+
+def launch(counter: torch.Tensor, T: int) -> None:
+    """T launches of a kernel that does nothing, one program each."""
+    with on_device_of(counter):
+        for _ in range(T):
+            launch_floor_kernel[(1,)](counter, num_warps=4)
+
+
+def traffic(cell: str, exchanged: torch.Tensor, out: torch.Tensor, input_precision: str, *,
+            backward: bool = False) -> None:  # fmt: skip
+    """Read (T, B, K) and write (T, B, H) as the sequence kernel's programs do, K being H or G·H.
+
+    Raises ValueError where that kernel's grid does not fit.
+    """
+    T, B, H = out.shape
+    K = GATES[cell] * H if backward else H
+    tile = sequence.tiles(B, H, cell, out.dtype, input_precision, out.device)[backward]
+    with on_device_of(out):
+        traffic_floor_kernel[sequence.grid(B, H, tile)](
+            exchanged, out, T, B, num_warps=tile.num_warps, **traffic_options(H, K, tile)
+        )
+
+
+def traffic_options(H: int, K: int, tile: tiling.Tile) -> dict[str, int]:
+    """Compile-time arguments; the rows are read in pieces of the length that the warps share."""
+    block_k = min(triton.next_power_of_2(K), tile.block_k * tile.num_warps)
+    return {
+        "H": H,
+        "K": K,
+        "BLOCK_B": tile.block_b,
+        "BLOCK_H": tile.block_h,
+        "BLOCK_K": block_k,
+    }
