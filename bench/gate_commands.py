@@ -118,11 +118,24 @@ def revisions(
     corpus: CorpusOption = "timemachine",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first pair.")] = 0,
     threads: ThreadsOption = 0,
+    environment: Annotated[
+        str,
+        typer.Option(
+            "--environment",
+            help="auto: a commit whose pyproject.toml asks for other packages than this checkout "
+            "gets a virtual environment of its own; shared: both run with what is installed here; "
+            "separate: each gets its own. They are kept for the next gate: "
+            "`python -m bench gate environments`.",
+        ),
+    ] = "auto",
     output: OutputOption = DEFAULT_OUTPUT,
 ) -> None:
     """Measure two commits side by side, in pairs, on this machine."""
     from bench import gate_revisions as tool
+    from bench.gate_environment import CHOICES, EnvironmentFailed
 
+    if environment not in CHOICES:
+        _refuse(f"--environment {environment!r} is unknown; use {', '.join(CHOICES)}")
     effects = _effects(min_effect, min_memory_effect, min_perplexity_effect)
     request = _request(
         "revisions",
@@ -143,12 +156,40 @@ def revisions(
         request["head"] = tool.resolve("--head", head or "HEAD")
         request["notes"] = tool.notes(request["base"], request["head"], head is None)
         tool.clear_output(output)
+        sides = {side: request[side] for side in ("base", "head")}
+        built, notes = tool.environments(environment, sides, typer.echo)
+        request["notes"] += notes
+        request["pythons"] = {
+            side: found.python for side, found in built.items() if found.kind == "separate"
+        }
+        for side, found in built.items():
+            request[side]["environment"] = found.as_json()
         commits = {side: request[side]["commit"] for side in ("base", "head")}
         with tool.scratch_directory() as scratch, tool.worktrees(scratch, commits) as sources:
             code = tool.drive(scratch, {**request, "sources": sources})
     except tool.GateError as error:
         _refuse(str(error))
+    except EnvironmentFailed as error:
+        typer.echo(f"bench: {error}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("bench: stopped; there is no verdict", err=True)
+        raise typer.Exit(130) from None
     raise typer.Exit(code)
+
+
+@gate.command()
+def environments(
+    is_removing: Annotated[bool, typer.Option("--remove", help="Remove them all.")] = False,
+) -> None:
+    """Show, or remove, the virtual environments that `gate revisions` keeps."""
+    from bench import gate_environment as tool
+
+    for home, size, asked in tool.kept():
+        typer.echo(f"{home}  {size / 1e9:.1f} GB  {', '.join(asked)}")
+    if is_removing:
+        tool.remove()
+    typer.echo(f"{'Removed' if is_removing else 'Kept in'} {tool.directory()}")
 
 
 @gate.command(epilog=EXIT_CODES)
@@ -215,6 +256,11 @@ def noise(
         pairs=pairs,
         sources={"base": str(PROJECT), "head": str(PROJECT)},
     )
-    with tool.scratch_directory() as scratch:
-        code = tool.drive(scratch, request)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with tool.scratch_directory() as scratch:
+            code = tool.drive(scratch, request)
+    except KeyboardInterrupt:
+        typer.echo("bench: stopped; nothing was measured", err=True)
+        raise typer.Exit(130) from None
     raise typer.Exit(code)

@@ -120,8 +120,9 @@ def run_pairs(
     request: Mapping[str, Any], looks: Sequence[int], scratch: Path
 ) -> tuple[list[Measurement], list[PairedCase], dict[str, Any], list[str], list[str]]:
     """Measure; returns measurements, the paired cases, base's plan, problems and notes."""
+    pythons = request.get("pythons", {})
     sources = {
-        side: Source(Path(request["sources"][name]), scratch / f"cache-{name}")
+        side: Source(Path(request["sources"][name]), scratch / f"cache-{name}", pythons.get(name))
         for side, name in zip(SIDES, ("base", "head", "base"), strict=True)
     }
     for name in ("base", "head"):

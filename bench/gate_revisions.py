@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench import gate_environment
 from bench.results import write_json
 from bench.worker_process import PROJECT
 
@@ -61,19 +62,34 @@ def notes(base: Mapping[str, str], head: Mapping[str, str], head_is_default: boo
         found.append("base and head are the same commit")
     if head_is_default and git("status", "--porcelain", "--", "deeprnn", "kernels"):
         found.append("uncommitted changes in deeprnn or kernels are not measured: head is HEAD")
-    project = [_project_file(side["commit"]) for side in (base, head)]
-    if project[0] != project[1]:
-        found.append(
-            "pyproject.toml differs; both sides run with the packages that are installed here"
-        )
     return found
+
+
+def environments(
+    choice: str, sides: Mapping[str, Mapping[str, str]], say: Callable[[str], None]
+) -> tuple[dict[str, gate_environment.Environment], list[str]]:
+    """What each side runs with, from its own ``pyproject.toml``, and notes for the verdict.
+
+    Raises ``EnvironmentFailed``: see :mod:`bench.gate_environment`.
+    """
+    here = PROJECT / "pyproject.toml"
+    caller = here.read_text("utf-8") if here.exists() else ""
+    return gate_environment.provide(
+        choice,
+        gate_environment.dependencies(caller, "this checkout"),
+        {
+            name: gate_environment.dependencies(_project_file(side["commit"]), name)
+            for name, side in sides.items()
+        },
+        say,
+    )
 
 
 def _project_file(commit: str) -> str:
     try:
         return git("show", f"{commit}:pyproject.toml")
     except GateError:
-        return ""
+        return ""  # a commit without one asks for nothing
 
 
 @contextlib.contextmanager
@@ -101,8 +117,11 @@ def worktrees(scratch: Path, commits: Mapping[str, str]) -> Iterator[dict[str, s
         yield directories
     finally:
         for directory in directories.values():
-            with contextlib.suppress(GateError):
+            try:
                 git("worktree", "remove", "--force", directory)
+            except GateError:  # git was stopped while it made this one
+                shutil.rmtree(directory, ignore_errors=True)
+                git("worktree", "prune")
 
 
 def drive(scratch: Path, request: Mapping[str, Any]) -> int:

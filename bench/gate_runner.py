@@ -39,21 +39,35 @@ class SideFailed(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """A directory with ``deeprnn`` and ``kernels``, and where its compilers keep their caches."""
+    """A directory with ``deeprnn`` and ``kernels``, and where its compilers keep their caches.
+
+    ``python`` runs them; None is this process's own, with the packages that this process sees.
+    """
 
     directory: Path
     cache: Path
+    python: str | None = None
 
-    def check(self, device: str, threads: int) -> None:
-        """Raises ``RuntimeError`` if child processes would import anything else."""
-        environment = worker_environment(device, threads, source=self.directory)
-        done = subprocess.run(
-            [sys.executable, "-c", _WHERE],
-            env=environment,
+    def _run(
+        self, words: Sequence[str], device: str, threads: int, said: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.python or sys.executable, *words],
+            input=said,
+            env=worker_environment(
+                device,
+                threads,
+                source=self.directory,
+                has_own_packages=self.python is not None,
+            ),
             capture_output=True,
             text=True,
             check=False,
         )
+
+    def check(self, device: str, threads: int) -> None:
+        """Raises ``RuntimeError`` if child processes would import anything else."""
+        done = self._run(["-c", _WHERE], device, threads)
         expected = [str(PROJECT / "bench"), str(self.directory / "deeprnn")]
         if done.stdout.strip().split("|") != expected:
             raise RuntimeError(
@@ -63,16 +77,8 @@ class Source:
 
     def plan(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What the planner answers here; ``{"broken": …}`` where it fails to run at all."""
-        threads = request["threads"] or 1
-        environment = worker_environment(request["device"], threads, source=self.directory)
-        done = subprocess.run(
-            [sys.executable, "-m", "bench.planner"],
-            input=json.dumps(request) + "\n",
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        words, threads = ["-m", "bench.planner"], request["threads"] or 1
+        done = self._run(words, request["device"], threads, json.dumps(request) + "\n")
         if done.returncode != 0 or not done.stdout:
             words = done.stderr.strip().splitlines() or ["no message"]
             return {"broken": words[-1].strip()}
@@ -277,7 +283,7 @@ class PairRunner:
         source = self.sources[side]
         log = self.logs / f"{case.measurement.case_id.replace('/', '__')}.{side}.log"
         limit = self.plan["case_seconds"]
-        worker = WorkerProcess(job, log, limit, str(source.cache), source.directory)
+        worker = WorkerProcess(job, log, limit, str(source.cache), source.directory, source.python)
         self._alive.append(worker)
         return worker
 

@@ -23,22 +23,26 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def worker_environment(
-    device: str, threads: int, cache: str | None = None, source: Path | None = None
+    device: str,
+    threads: int,
+    cache: str | None = None,
+    source: Path | None = None,
+    has_own_packages: bool = False,
 ) -> dict[str, str]:
     """The environment variables of a child process; all that matter are fixed here.
 
     Waiting threads sleep instead of spinning, so that a worker that waits for its turn costs
     nothing. ``cache`` gives compilers an empty directory, so that a cold start is cold. ``source``
-    is a directory to import packages from that do not lie beside this one.
+    is a directory to import packages from that do not lie beside this one. A child that
+    ``has_own_packages``, because its Python is another, does not look where this process looks.
     """
+    inherited = None if has_own_packages else os.environ.get("PYTHONPATH")
     fixed = {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "PASSIVE",
         "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": os.pathsep.join(
-            str(path) for path in (PROJECT, source, os.environ.get("PYTHONPATH")) if path
-        ),
+        "PYTHONPATH": os.pathsep.join(str(path) for path in (PROJECT, source, inherited) if path),
     }
     if device == "cpu":
         fixed["TRITON_INTERPRET"] = "1"
@@ -61,7 +65,8 @@ class WorkerProcess:
     """One worker.
 
     ``limit`` is in seconds and counts only the time spent waiting for answers. Without a ``cache``
-    the compilers of this worker start with an empty one.
+    the compilers of this worker start with an empty one. ``python`` is another one than this
+    process's, with packages of its own.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class WorkerProcess:
         limit: float,
         cache: str | None = None,
         source: Path | None = None,
+        python: str | None = None,
     ) -> None:
         self.log = log
         self.limit = limit
@@ -79,12 +85,18 @@ class WorkerProcess:
         self._own_cache = tempfile.mkdtemp(prefix=CACHE_PREFIX) if cache is None else None
         self._log_file = log.open("w", encoding="utf-8")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker"],
+            [python or sys.executable, "-m", "bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log_file,
             text=True,
-            env=worker_environment(job["device"], job["threads"], cache or self._own_cache, source),
+            env=worker_environment(
+                job["device"],
+                job["threads"],
+                cache or self._own_cache,
+                source,
+                has_own_packages=python is not None,
+            ),
             start_new_session=True,  # Ctrl-C reaches the runner alone; it stops the workers
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
