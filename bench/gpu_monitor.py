@@ -29,6 +29,8 @@ _THROTTLING = {
 """The bits of ``nvmlClocksEventReasons`` that mean clocks below what was asked for."""
 
 _POLICIES = (0, 1)  # power, thermal: NVML_PERF_POLICY_*
+_SM_CLOCK = 1  # NVML_CLOCK_SM
+_GPU_SENSOR = 0  # NVML_TEMPERATURE_GPU
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,20 @@ class GpuMonitor:
             reasons=tuple(name for bit, name in _THROTTLING.items() if (bits or 0) & bit),
             newest_sample=max((sample.timeStamp for sample in samples), default=0),
         )
+
+    def state(self) -> dict[str, float | None]:
+        """Clock, temperature and power now, by column of ``rounds.csv``; None is not told.
+
+        The driver averages power over up to a second, so on short rounds it lags behind.
+        """
+        clock = self._ask("nvmlDeviceGetClockInfo", _SM_CLOCK)
+        temperature = self._ask("nvmlDeviceGetTemperature", _GPU_SENSOR)
+        milliwatts = self._ask("nvmlDeviceGetPowerUsage")
+        return {
+            "sm_clock_mhz": None if clock is None else float(clock),
+            "temperature_celsius": None if temperature is None else float(temperature),
+            "power_watts": None if milliwatts is None else milliwatts / 1000,
+        }
 
     def mark(self, before: Reading, seconds: float) -> str:
         """For a round since ``before``: ``throttled`` and why, ``contended``, or nothing."""

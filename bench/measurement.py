@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -26,6 +27,8 @@ class Timing:
     seconds: float = 0.0
     other_cpu: float = 0.0  # share of all processors, 0 to 1
     mark: str = ""
+    state: dict[str, float | None] = field(default_factory=dict)
+    """By column of ``rounds.csv``: load and clocks right after the block; None is not told."""
 
 
 @contextmanager
@@ -50,7 +53,9 @@ def timed() -> Iterator[Timing]:
     if timing.other_cpu > CONTENDED_ABOVE and timing.seconds > 0.2:
         timing.mark = "contended"
     if gpu is not None and gpu_before is not None:
+        timing.state |= gpu.state()  # first of all: clocks fall again once nothing runs
         timing.mark = gpu.mark(gpu_before, timing.seconds) or timing.mark
+    timing.state |= {"load_average": _load_average(), "cpu_mhz": _cpu_mhz()}
 
 
 def _busy_seconds() -> float:
@@ -59,6 +64,23 @@ def _busy_seconds() -> float:
     # Linux counts guest time within user time; the sum must not count it twice.
     double = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
     return float(sum(times) - idle - double)
+
+
+def _load_average() -> float | None:
+    """Processes that ran or waited for a processor, on average over the last minute."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None  # this system does not count
+
+
+def _cpu_mhz() -> float | None:
+    """The mean frequency over the processors just now, where the system tells one."""
+    try:
+        frequency = psutil.cpu_freq()
+    except (AttributeError, NotImplementedError, OSError, RuntimeError):
+        return None
+    return float(frequency.current) if frequency and frequency.current > 0 else None
 
 
 def _own_seconds(process: psutil.Process) -> float:

@@ -34,6 +34,7 @@ class Table:
 
     filename: str
     columns: Mapping[str, type]
+    added: tuple[str, ...] = ()  # later than the first reports, which lack them
 
     def path(self, directory: Path) -> Path:
         return directory / self.filename
@@ -41,57 +42,73 @@ class Table:
     def append(self, directory: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add ``rows`` and put them on disk before returning.
 
+        A file with an earlier header keeps it, and with it fewer columns.
+
         Raises ``ResultsError`` for a row with a column that the table does not have.
         """
         path = self.path(directory)
-        lines = [self._line(row) for row in rows]
-        with _ONE_WRITER, path.open("a", newline="", encoding="utf-8") as file:
-            is_new = file.tell() == 0
-            writer = csv.writer(file, lineterminator="\n")
-            if is_new:
-                writer.writerow(self.columns)
-            writer.writerows(lines)
-            file.flush()
-            os.fsync(file.fileno())
+        with _ONE_WRITER:
+            columns = self._columns_of(path)
+            lines = [self._line(row, columns) for row in rows]
+            with path.open("a", newline="", encoding="utf-8") as file:
+                is_new = file.tell() == 0
+                writer = csv.writer(file, lineterminator="\n")
+                if is_new:
+                    writer.writerow(columns)
+                writer.writerows(lines)
+                file.flush()
+                os.fsync(file.fileno())
 
-    def _line(self, row: Mapping[str, Any]) -> list[str]:
+    def _columns_of(self, path: Path) -> Mapping[str, type]:
+        """The columns of a file: without some that were added since, if it is an earlier one's."""
+        if not path.exists() or path.stat().st_size == 0:
+            return self.columns
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            header = file.readline().rstrip("\r\n").split(",")
+        lacking = set(self.added) - set(header)
+        return {name: kind for name, kind in self.columns.items() if name not in lacking}
+
+    def _line(self, row: Mapping[str, Any], columns: Mapping[str, type]) -> list[str]:
         unknown = sorted(set(row) - set(self.columns))
         if unknown:
             raise ResultsError(f"{self.filename} has no column {', '.join(unknown)}")
-        return [_to_text(row.get(name), kind) for name, kind in self.columns.items()]
+        return [_to_text(row.get(name), kind) for name, kind in columns.items()]
 
     def load(self, directory: Path) -> pd.DataFrame:
         """The table as a frame with typed columns; empty, with those columns, if there is no file.
+
+        Columns that an earlier version did not write are empty in what it wrote.
 
         Raises ``ResultsError`` for a wrong header, a short or long line, or a value of the wrong
         type: file, line and column are named.
         """
         path = self.path(directory)
+        columns = self._columns_of(path)
         records: list[list[Any]] = []
         if path.exists():
             with path.open(newline="", encoding="utf-8", errors="strict") as file:
                 try:
-                    self._read(csv.reader(file, strict=True), records)
+                    self._read(csv.reader(file, strict=True), columns, records)
                 except (csv.Error, UnicodeDecodeError) as error:
                     raise ResultsError(f"{path} is damaged: {error}; {_RERUN}") from error
-        frame = pd.DataFrame(records, columns=list(self.columns))
+        frame = pd.DataFrame(records, columns=list(columns)).reindex(columns=list(self.columns))
         dtypes: dict[type, Any] = {str: object, bool: "boolean", int: "Int64", float: "float64"}
         return frame.astype({name: dtypes[kind] for name, kind in self.columns.items()})
 
-    def _read(self, reader: Any, records: list[list[Any]]) -> None:
+    def _read(self, reader: Any, columns: Mapping[str, type], records: list[list[Any]]) -> None:
         header = next(reader, None)
-        if header != list(self.columns):
+        if header != list(columns):
             raise ResultsError(
                 f"{self.filename} is damaged: line 1 is not the header of this version; {_RERUN}"
             )
         for fields in reader:
             where = f"{self.filename} is damaged: line {reader.line_num}"
-            if len(fields) != len(self.columns):
+            if len(fields) != len(columns):
                 raise ResultsError(
-                    f"{where} has {len(fields)} fields, not {len(self.columns)}; {_RERUN}"
+                    f"{where} has {len(fields)} fields, not {len(columns)}; {_RERUN}"
                 )
             record = []
-            for (name, kind), field in zip(self.columns.items(), fields, strict=True):
+            for (name, kind), field in zip(columns.items(), fields, strict=True):
                 try:
                     record.append(_from_text(field, kind))
                 except ValueError:
@@ -206,8 +223,15 @@ ROUNDS = Table(
         "tokens_per_second": float,
         "other_cpu": float,  # share of the machine's processors that others used meanwhile
         "mark": str,  # why the round is suspect ("contended", "throttled"); empty when it is not
+        # The state of the machine right after the round; empty where nobody tells.
+        "load_average": float,  # processes that ran or waited to, over the last minute
+        "cpu_mhz": float,  # the mean over the processors
+        "sm_clock_mhz": float,  # these three are the GPU's
+        "temperature_celsius": float,
+        "power_watts": float,
         "run_id": str,
     },
+    added=("load_average", "cpu_mhz", "sm_clock_mhz", "temperature_celsius", "power_watts"),
 )
 """Every timed round, raw: one epoch, synchronised once at its end."""
 

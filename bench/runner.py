@@ -241,6 +241,7 @@ class Runner:
             row = {
                 **common,
                 **{k: entry[k] for k in ("epoch", "tokens", "seconds", "other_cpu", "mark")},
+                **{k: entry.get(k) for k in ROUNDS.added},  # the machine's state
                 "turn": turn,
                 "warm_up": entry["epoch"] <= self.profile.warm_up_epochs,
                 "tokens_per_second": entry["tokens"] / entry["seconds"],

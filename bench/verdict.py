@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+import pandas as pd
+
+from bench.gate import MOST_MARKED
 from bench.ranking import NOT_RUN, PYTHON_LOOP, TORCH_NN, Case, Report, Workload
 from bench.statistics import geometric_mean
 from bench.tables import decimals, factor, factor_interval, tokens
@@ -33,7 +36,31 @@ class Problem:
 
 
 def verdict(report: Report) -> list[str]:
-    """One sentence over the whole report, then one for each workload."""
+    """One sentence over the whole report, then one for each workload.
+
+    Before them all stands whether the run is unreliable, where that is so.
+    """
+    return [*_unreliable(report), *_fastest(report)]
+
+
+def _unreliable(report: Report) -> list[str]:
+    """Whether more rounds than can be borne are suspect, of those that count."""
+    if not report.plan.get("speeds_count", True):
+        return []
+    rounds = _rounds_of_ranked(report)
+    marks = rounds.loc[~rounds["warm_up"].fillna(False), "mark"]
+    marked = marks[marks != ""]
+    if len(marked) <= MOST_MARKED * len(marks):
+        return []
+    counts = _and([f"{mark} {count}" for mark, count in marked.value_counts().items()])
+    return [
+        f"Unreliable: {len(marked)} of the {len(marks)} rounds that count are marked as suspect "
+        f"({counts}), so these speeds cannot be believed. Run again while nothing else uses the "
+        "machine and its clocks are not held down."
+    ]
+
+
+def _fastest(report: Report) -> list[str]:
     timed = [w for w in report.workloads if w.ranked]
     if not report.plan.get("speeds_count", True):
         correct = sum(case.status == "ok" for case in report.cases)
@@ -171,8 +198,7 @@ def _parted(report: Report) -> Problem:
 
 def _marked(report: Report) -> Problem:
     """Suspect rounds, where speed means something."""
-    ranked = [case.case_id for workload in report.workloads for case in workload.ranked]
-    rounds = report.rounds[report.rounds["case_id"].isin(ranked)]
+    rounds = _rounds_of_ranked(report)
     marked = rounds[rounds["mark"] != ""]
     items = []
     for mark, group in marked.groupby("mark"):
@@ -183,6 +209,11 @@ def _marked(report: Report) -> Problem:
         f"{len(marked)} of {len(rounds)} rounds of ranked cases are marked as suspect; they count",
         items,
     )
+
+
+def _rounds_of_ranked(report: Report) -> pd.DataFrame:
+    ranked = [case.case_id for workload in report.workloads for case in workload.ranked]
+    return report.rounds[report.rounds["case_id"].isin(ranked)]
 
 
 def _unrun(report: Report) -> Problem:

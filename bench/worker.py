@@ -165,6 +165,7 @@ class CaseRun:
                 "seconds": timing.seconds,
                 "other_cpu": timing.other_cpu,
                 "mark": timing.mark,
+                **timing.state,
                 "train_perplexity": result.perplexity,
                 "validation_perplexity": None,
             }

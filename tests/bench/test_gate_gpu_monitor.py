@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench import gpu_monitor
+from bench import gpu_monitor, measurement
 from bench.gpu_monitor import GpuMonitor
+from bench.results import ROUNDS
 
 OWN, OTHER = 100, 200
 
@@ -45,6 +46,19 @@ class Driver:
 
 def sample(pid, share, at):
     return SimpleNamespace(pid=pid, smUtil=share, timeStamp=at)
+
+
+class TellingDriver(Driver):
+    """One that also knows the state of its GPU."""
+
+    def nvmlDeviceGetClockInfo(self, handle, clock):
+        return {1: 1410}[clock]  # of the streaming multiprocessors
+
+    def nvmlDeviceGetTemperature(self, handle, sensor):
+        return {0: 63}[sensor]
+
+    def nvmlDeviceGetPowerUsage(self, handle):
+        return 287_500  # milliwatts
 
 
 def mark(driver, then, seconds=1.0):
@@ -108,6 +122,44 @@ def test_who_counts_as_a_stranger():
         assert not monitor.is_foreign(2**30)
     finally:
         child.communicate("")
+
+
+def test_the_state_is_in_the_columns_of_rounds():
+    told = GpuMonitor(TellingDriver(), None, OWN).state()
+    assert told == {"sm_clock_mhz": 1410, "temperature_celsius": 63, "power_watts": 287.5}
+    assert set(told) <= set(ROUNDS.added)
+
+
+def test_a_driver_that_does_not_tell_leaves_them_empty():
+    assert set(GpuMonitor(Driver(), None, OWN).state().values()) == {None}
+
+
+def test_a_round_knows_the_state_of_the_machine(monkeypatch):
+    monkeypatch.setattr(gpu_monitor, "_is_sought", True)
+    monkeypatch.setattr(gpu_monitor, "_monitor", GpuMonitor(TellingDriver(), None, OWN))
+    with measurement.timed() as timing:
+        pass
+    assert set(timing.state) == set(ROUNDS.added)
+    assert timing.state["power_watts"] == 287.5
+    monkeypatch.setattr(gpu_monitor, "_monitor", None)
+    with measurement.timed() as timing:
+        pass
+    assert set(timing.state) == {"load_average", "cpu_mhz"}
+    if hasattr(os, "getloadavg"):
+        assert timing.state["load_average"] >= 0
+
+
+@pytest.mark.parametrize("answer", [None, NotImplementedError, FileNotFoundError])
+def test_a_system_that_tells_no_frequency_leaves_it_empty(monkeypatch, answer):
+    def cpu_freq():
+        if answer is None:
+            return None
+        raise answer
+
+    monkeypatch.setattr(measurement.psutil, "cpu_freq", cpu_freq)
+    with measurement.timed() as timing:
+        pass
+    assert timing.state["cpu_mhz"] is None
 
 
 def test_without_cuda_nothing_is_asked():

@@ -447,6 +447,46 @@ def test_problems_come_worst_first(tmp_path):
     assert found[-1].lines == ["`w/alien/eager`"]
 
 
+def mark_turns(directory: Path, turns: list[int]) -> None:
+    rounds = ROUNDS.load(directory)
+    rounds.loc[rounds["turn"].isin(turns), "mark"] = "contended"
+    ROUNDS.path(directory).unlink()
+    ROUNDS.append(directory, rounds.to_dict("records"))
+
+
+def test_a_run_with_too_many_suspect_rounds_is_unreliable(tmp_path):
+    write(tmp_path, epochs=1, workloads=1)
+    mark_turns(tmp_path, [0, 1, 2, 3])  # half of those that count; turn 0 only warms up
+    assert "Unreliable" not in " ".join(render(tmp_path).verdict)
+    mark_turns(tmp_path, [4])
+    summary = render(tmp_path)
+    expected = "Unreliable: 24 of the 36 rounds that count are marked as suspect (contended 24)"
+    assert summary.verdict[0].startswith(expected)
+    assert "fastest" in summary.verdict[1]
+    assert f"\n**{expected}" in (tmp_path / "summary.md").read_text("utf-8").replace("\\", "")
+    page = Page((tmp_path / "report.html").read_text("utf-8")).text
+    assert page.index("Unreliable") < page.index("fastest")
+    console = Console(width=200, record=True, file=io.StringIO())
+    summary.print(console)
+    assert expected in console.export_text()[-1500:]
+
+
+def test_a_profile_that_only_checks_is_not_called_unreliable(tmp_path):
+    write(tmp_path, epochs=1, change_plan=lambda content: content.update(speeds_count=False))
+    mark_turns(tmp_path, list(range(7)))
+    assert "Unreliable" not in " ".join(verdict(load(tmp_path)))
+
+
+def test_a_report_from_before_a_column_was_added_is_rendered(tmp_path):
+    write(tmp_path, epochs=1, workloads=1)
+    path = ROUNDS.path(tmp_path)
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    frame.drop(columns=list(ROUNDS.added)).to_csv(path, index=False)
+    before = path.read_bytes()
+    assert render(tmp_path).verdict
+    assert path.read_bytes() == before
+
+
 def test_perplexities_that_part_are_reported(tmp_path):
     write(tmp_path, epochs=4, workloads=1)
     assert problems(load(tmp_path)) == []

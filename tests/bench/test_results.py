@@ -70,7 +70,7 @@ def test_a_table_without_a_file_is_empty_and_typed(tmp_path):
 def test_what_was_not_measured_is_an_empty_field(tmp_path, missing):
     row = dict.fromkeys(ROUNDS.columns, missing) | {"case_id": "a"}
     ROUNDS.append(tmp_path, [row])
-    assert ROUNDS.path(tmp_path).read_text("utf-8").splitlines()[1] == "a" + "," * 9
+    assert ROUNDS.path(tmp_path).read_text("utf-8").splitlines()[1] == "a" + "," * 14
 
 
 def test_a_reason_over_several_lines_becomes_one_line(tmp_path):
@@ -124,8 +124,36 @@ def test_a_damaged_table_is_one_line_that_names_the_place(tmp_path, content, nam
 
 def test_a_truth_value_is_true_or_false(tmp_path):
     header = ",".join(ROUNDS.columns)
-    ROUNDS.path(tmp_path).write_text(f"{header}\na,1,0,yes,1,1,1,,,\n", "utf-8")
+    ROUNDS.path(tmp_path).write_text(f"{header}\na,1,0,yes,1,1,1,,,,,,,,\n", "utf-8")
     with pytest.raises(ResultsError, match="column warm_up: 'yes' is not a bool"):
+        ROUNDS.load(tmp_path)
+
+
+def without(directory: Path, columns: tuple[str, ...]) -> None:
+    """Make ``rounds.csv`` a file of the version that did not have ``columns`` yet."""
+    frame = pd.read_csv(ROUNDS.path(directory), dtype=str, keep_default_na=False)
+    frame.drop(columns=list(columns)).to_csv(ROUNDS.path(directory), index=False)
+
+
+@pytest.mark.parametrize("lacking", [ROUNDS.added, ROUNDS.added[-1:]], ids=["all", "last"])
+def test_a_file_from_before_a_column_was_added_still_loads(tmp_path, lacking):
+    row = {"case_id": "a", "mark": "contended", "power_watts": 300.0, "run_id": "r"}
+    ROUNDS.append(tmp_path, [row])
+    without(tmp_path, lacking)
+    ROUNDS.append(tmp_path, [row])  # a resumed run: the file stays of one piece
+    ROUNDS.keep(tmp_path, ["a"])
+    loaded = ROUNDS.load(tmp_path)
+    assert list(loaded.columns) == list(ROUNDS.columns)
+    assert loaded["run_id"].tolist() == ["r", "r"]
+    assert loaded["mark"].tolist() == ["contended", "contended"]
+    assert loaded["power_watts"].isna().all()
+    assert str(loaded["power_watts"].dtype) == "float64"
+
+
+def test_only_added_columns_may_be_missing(tmp_path):
+    ROUNDS.append(tmp_path, [{"case_id": "a"}])
+    without(tmp_path, ("mark",))
+    with pytest.raises(ResultsError, match=r"rounds\.csv is damaged: line 1"):
         ROUNDS.load(tmp_path)
 
 
