@@ -164,9 +164,10 @@ def _witten_bell(counts: Integers, contexts: Integers) -> tuple[Floats, Floats]:
 
 
 def _sum_by(contexts: Integers, values: NDArray) -> Floats:
-    return np.bincount(contexts, weights=values)
+    return np.bincount(contexts, weights=values).astype(np.float64)
 
 
 def _divide(numerator: NDArray, denominator: Floats, otherwise: float) -> Floats:
     result = np.full(len(denominator), otherwise)
-    return np.divide(numerator, denominator, out=result, where=denominator > 0)
+    np.divide(numerator, denominator, out=result, where=denominator > 0)
+    return result
