@@ -1,4 +1,4 @@
-"""The command line: ``python -m bench list | run | report | doctor | gate | noise``."""
+"""The command line: ``python -m bench list | run | report | doctor | gate | noise | kernels``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from bench.gate_commands import gate, noise
+from bench.kernels_command import kernels
 from bench.results import ResultsError
 from bench.workloads import PROFILES
 
@@ -252,6 +253,7 @@ def doctor() -> None:
 
 app.add_typer(gate, name="gate")
 app.command()(noise)
+app.command()(kernels)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deeprnn.cells import CELLS, GATES, STATES, State
-from deeprnn.support import Support
+from deeprnn.support import Request, Support
 
 INITIALIZATIONS = ("uniform", "normal")
 
@@ -44,6 +44,11 @@ class DeepRNN(nn.Module):
     """
 
     support: ClassVar[Support] = Support()
+
+    timed_parts: ClassVar[tuple[str, ...]] = ()
+    """What ``bench kernels`` times of it: ``"stack"``, and ``"recurrence"`` where
+    :meth:`recurrence` is there. Empty for what runs in many general kernels: those are timed by
+    ``bench run``."""
 
     # torch.nn.RNNBase's attributes that are constant here.
     bias = True
@@ -196,6 +201,18 @@ class DeepRNN(nn.Module):
     def layer(self, layer: int, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One recurrent layer: ``x (T, B, I or H)``, state of ``(B, H)``; returns y and its end."""
         raise NotImplementedError
+
+    def recurrence(self, layer: int, gates_x: Tensor, state: State) -> tuple[Tensor, State]:
+        """:meth:`layer` after its input product ``gates_x (T, B, G·H)``, where that is apart."""
+        raise NotImplementedError
+
+    @classmethod
+    def predicted_microseconds(cls, request: Request) -> dict[str, float]:
+        """Microseconds a step of :meth:`recurrence`, reckoned for an H100 or H200, by direction.
+
+        Empty where nobody has reckoned, or where it does not fit there.
+        """
+        return {}
 
     def parameters_of(self, layer: int) -> tuple[Tensor, ...]:
         """``weight_ih, weight_hh, bias_ih, bias_hh`` of ``layer``, as far as it has them."""

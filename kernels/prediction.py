@@ -14,7 +14,8 @@ the one to look at.
 
 import torch
 
-from kernels.tiling import Tile, uses_tensor_cores
+from kernels.cells import GATES
+from kernels.tiling import CHIPS, Tile, sequence_tiles, uses_tensor_cores
 
 CLOCK = 1700.0  # cycles a microsecond under load; the H100 data sheet allows up to 1980
 BARRIER = 0.6  # microseconds, a grid barrier on a recent card; by others
@@ -49,22 +50,28 @@ def microseconds_a_step(tile: Tile, H: int, G: int, dtype: torch.dtype, input_pr
     return parts | {"step": sum(parts.values())}
 
 
+def predict(cell: str, B: int, H: int, dtype: torch.dtype,
+            input_precision: str) -> dict[str, dict[str, float]]:  # fmt: skip
+    """The parts of a step by direction, "forward" and "backward"; empty where it does not fit."""
+    G = GATES[cell]
+    tiles = sequence_tiles(B, H, G, dtype, input_precision, CHIPS["sm_90"])
+    if isinstance(tiles, str):
+        return {}
+    return {
+        direction: microseconds_a_step(tile, H, G, dtype, input_precision, direction == "backward")
+        for direction, tile in zip(("forward", "backward"), tiles, strict=True)
+    }
+
+
 def main() -> None:
     """Print the reckoning for the published sizes."""
     from kernels.ahead_of_time import BATCH, PRECISIONS, PUBLISHED
-    from kernels.cells import GATES
-    from kernels.tiling import CHIPS, sequence_tiles
 
     print("| cell | H | precision | direction | barrier | exchange | product | rest | µs a step |")
     print("|---" * 9 + "|")
     for cell, H in PUBLISHED.items():
         for precision, (dtype, input_precision) in PRECISIONS.items():
-            tiles = sequence_tiles(BATCH, H, GATES[cell], dtype, input_precision, CHIPS["sm_90"])
-            for direction, tile in zip(("forward", "backward"), tiles, strict=True):
-                assert isinstance(tile, Tile)
-                parts = microseconds_a_step(
-                    tile, H, GATES[cell], dtype, input_precision, direction == "backward"
-                )
+            for direction, parts in predict(cell, BATCH, H, dtype, input_precision).items():
                 figures = " | ".join(f"{value:.2f}" for value in parts.values())
                 print(f"| {cell} | {H} | {precision} | {direction} | {figures} |")
 

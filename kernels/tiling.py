@@ -86,11 +86,15 @@ CHIPS = {
 }
 
 
+# Nothing limits the interpreter, but its programs run one after another: one slice of units.
+INTERPRETER = Chip("interpreter", 1, 1 << 40)
+
+
 @functools.cache
 def chip_of(device: torch.device) -> Chip:
     """What is known of the GPU behind `device`; nothing limits the interpreter."""
     if INTERPRETED:
-        return Chip("interpreter", 1, 1 << 40)
+        return INTERPRETER
     properties = torch.cuda.get_device_properties(device)
     # the most that a program may ask for; AMD has no larger amount to opt in to
     shared = getattr(properties, "shared_memory_per_block_optin", 0)
@@ -109,7 +113,7 @@ def sequence_tiles(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
     It can where every program's slice of the weights fits into shared memory and all programs
     are on the chip at once.
     """
-    if INTERPRETED:
+    if chip == INTERPRETER:
         # one slice, because programs run one after another and none may wait for a later one
         whole = Tile(16 if B <= 16 else 32, max(16, triton.next_power_of_2(H)), 16, 4, 1)
         return whole, whole

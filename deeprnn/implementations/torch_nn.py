@@ -27,6 +27,8 @@ class TorchNN(DeepRNN):
     that its own parameter names stay those of ``torch.nn``.
     """
 
+    timed_parts = ("stack",)
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._modules_by_first_layer: dict[int, nn.RNNBase] = {}

@@ -17,6 +17,7 @@ from deeprnn.triton_runtime import (
     loops_in_the_interpreter,
 )
 from kernels.function import sequence_layer, why_no_sequence
+from kernels.prediction import predict
 
 
 def room_on_the_chip(request: Request) -> str | None:
@@ -48,17 +49,34 @@ class TritonSequence(DeepRNN):
         interpreted_on=INTERPRETED_ON,
     )
 
+    timed_parts = ("stack", "recurrence")
+
     def layer(self, layer: int, x: Tensor, state: State) -> tuple[Tensor, State]:
-        weight_ih, weight_hh, bias_ih, bias_hh = self.parameters_of(layer)
+        weight_ih, _, bias_ih, _ = self.parameters_of(layer)
+        return self.recurrence(layer, F.linear(x, weight_ih, bias_ih), state)
+
+    def recurrence(self, layer: int, gates_x: Tensor, state: State) -> tuple[Tensor, State]:
+        _, weight_hh, _, bias_hh = self.parameters_of(layer)
         y, final = sequence_layer(
             self.cell,
-            F.linear(x, weight_ih, bias_ih),
+            gates_x,
             weight_hh,
             bias_hh,
             (state[0], state[1]) if len(state) == 2 else state[0],
             input_precision=get_matmul_precision(),
         )
         return y, final if isinstance(final, tuple) else (final,)
+
+    @classmethod
+    def predicted_microseconds(cls, request: Request) -> dict[str, float]:
+        parts = predict(
+            request.cell,
+            request.batch_size,
+            request.hidden_size,
+            getattr(torch, request.dtype),
+            request.matmul_precision,
+        )
+        return {direction: figures["step"] for direction, figures in parts.items()}
 
     def backend(self, y: Tensor) -> str:
         return describe_backend(y)

@@ -24,11 +24,17 @@ class TritonStep(DeepRNN):
         interpreted_on=INTERPRETED_ON,
     )
 
+    timed_parts = ("stack", "recurrence")
+
     def layer(self, layer: int, x: Tensor, state: State) -> tuple[Tensor, State]:
-        weight_ih, weight_hh, bias_ih, bias_hh = self.parameters_of(layer)
+        weight_ih, _, bias_ih, _ = self.parameters_of(layer)
+        return self.recurrence(layer, F.linear(x, weight_ih, bias_ih), state)
+
+    def recurrence(self, layer: int, gates_x: Tensor, state: State) -> tuple[Tensor, State]:
+        _, weight_hh, _, bias_hh = self.parameters_of(layer)
         y, final = step_layer(
             self.cell,
-            F.linear(x, weight_ih, bias_ih),
+            gates_x,
             weight_hh,
             bias_hh,
             (state[0], state[1]) if len(state) == 2 else state[0],

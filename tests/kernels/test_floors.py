@@ -1,4 +1,4 @@
-"""The floors do what they say, and nothing less: arrivals are counted, bytes are read and written."""
+"""The floors do what they say: arrivals are counted, bytes are read and written."""
 
 import pytest
 import torch

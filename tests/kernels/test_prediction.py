@@ -2,7 +2,7 @@
 
 import torch
 
-from kernels.prediction import microseconds_a_step
+from kernels.prediction import microseconds_a_step, predict
 from kernels.tiling import Tile
 
 TILE = Tile(16, 8, 64, 4, 1)
@@ -25,3 +25,10 @@ def test_plain_arithmetic_is_what_bounds_ieee_float32():
     ieee = microseconds_a_step(TILE, 256, 4, torch.float32, "ieee", False)
     tf32 = microseconds_a_step(TILE, 256, 4, torch.float32, "tf32", False)
     assert ieee["product"] > tf32["product"]
+
+
+def test_what_does_not_fit_has_no_prediction():
+    assert predict("lstm", 256, 2048, torch.float32, "ieee") == {}
+    both = predict("lstm", 32, 256, torch.float32, "tf32")
+    assert list(both) == ["forward", "backward"]
+    assert both["forward"]["step"] < both["backward"]["step"]

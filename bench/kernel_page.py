@@ -1,0 +1,127 @@
+"""``kernels.md`` from ``kernels.csv``, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from bench.kernel_table import KERNELS
+
+COLUMNS = (
+    ("eager", "forward", "eager, forward"),
+    ("eager", "backward", "eager, backward"),
+    ("eager", "forward_backward", "eager, forward + backward"),
+    ("cuda_graph", "forward", "graph, forward"),
+    ("cuda_graph", "backward", "graph, backward"),
+    ("cuda_graph", "forward_backward", "graph, forward + backward"),
+)
+
+PARTS = {
+    "stack": "The stack of layers, products before and after the time loop included",
+    "recurrence": "The recurrence of one layer alone, without the products around it",
+    "floor": "Floors of one layer: a part of a step, T times, and nothing else",
+}
+
+HEAD = """# Kernels: microseconds a step
+
+The time of a whole part over T: median, and in brackets the 95 % interval of the median. "Forward"
+is the forward pass as training runs it. A row was compared with `torch.nn` in float64 before it was
+timed (over at most 64 steps), and its largest relative error is shown. Predictions are for an H100
+or H200, and for `recurrence` alone. The L2 cache is not cleared between calls.
+"""
+
+
+def write(directory: Path) -> Path:
+    """Render ``kernels.md`` beside ``kernels.csv``. Raises ``ResultsError`` for a damaged file."""
+    path = directory / "kernels.md"
+    path.write_text(render(KERNELS.load(directory)), "utf-8")
+    return path
+
+
+def render(table: pd.DataFrame) -> str:
+    """The page: for each layer what was timed, part by part, then what was not and why."""
+    lines = [HEAD]
+    devices = sorted({name for name in table["device"] if name})
+    commits = sorted({name for name in table["commit"] if name})
+    if devices or commits:
+        lines += [f"Device: {', '.join(devices) or 'none'}. Commit: {', '.join(commits)}.", ""]
+    key = ["cell", "num_layers", "hidden_size", "batch_size", "num_steps", "dtype"]
+    for values, layer in table.groupby([*key, "matmul_precision"], sort=False):
+        cell, L, H, B, T, dtype, precision = values
+        kind = "TF32" if precision == "tf32" else dtype
+        lines += [f"## {cell}, {L} × {H}, B {B}, T {T}, {kind}", ""]
+        for part, title in PARTS.items():
+            lines += _part(title, layer[layer["part"] == part])
+    lines += _missing(table[table["status"] != "ok"])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _part(title: str, rows: pd.DataFrame) -> list[str]:
+    """One table: kernels down, ways of running them across; columns that are empty are left out."""
+    timed = rows[rows["status"] == "ok"]
+    if timed.empty:
+        return []
+    present = set(zip(timed["execution"], timed["mode"], strict=True))
+    columns = [column for column in COLUMNS if column[:2] in present]
+    with_predictions = bool(timed["predicted_microseconds_per_step"].notna().any())
+    head = ["kernel", *(name for *_, name in columns)]
+    head += ["predicted forward", "predicted forward + backward"] if with_predictions else []
+    head += ["largest error"] if bool(timed["gradient_error"].notna().any()) else []
+    lines = [f"{title}:", "", _line(head), "|---" * len(head) + "|"]
+    for kernel, group in timed.groupby("kernel", sort=False):
+        figures = {
+            (row.execution, row.mode): (
+                f"{row.microseconds_per_step:.3g} "
+                f"({row.microseconds_per_step_low:.3g}–{row.microseconds_per_step_high:.3g})"
+            )
+            for row in group.itertuples()
+        }
+        cells = [str(kernel), *(figures.get(column[:2], "–") for column in columns)]
+        if with_predictions:
+            predicted = group.set_index("mode")["predicted_microseconds_per_step"].to_dict()
+            for mode in ("forward", "forward_backward"):
+                value = predicted.get(mode)
+                cells.append("–" if value is None or pd.isna(value) else f"{value:.3g}")
+        if "largest error" in head:
+            cells.append(f"{group['gradient_error'].max():.1e}")
+        lines.append(_line(cells))
+    return [*lines, ""]
+
+
+def _missing(rows: pd.DataFrame) -> list[str]:
+    """What has no figure, gathered by reason."""
+    if rows.empty:
+        return []
+    lines = ["## Without a figure", ""]
+    for (status, reason), group in rows.groupby(["status", "reason"], sort=False):
+        names = [str(name) for name in group["row_id"]]
+        shown = ", ".join(f"`{name}`" for name in names[:4])
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        lines.append(f"- {status}: {reason}: {shown}{more}")
+    return [*lines, ""]
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def predictions(rows: list[dict[str, object]]) -> str:
+    """What was reckoned for ``rows``, as a table; nothing here was measured."""
+    lines = [
+        "Predicted for an H100 or H200, microseconds a step of one layer's recurrence.",
+        "Not measured on a GPU.",
+        "",
+        "| layer | kernel | forward | forward + backward |",
+        "|---|---|---|---|",
+    ]
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        value = row["predicted_microseconds_per_step"]
+        if isinstance(value, float):
+            layer, _, kernel, *_ = str(row["row_id"]).split("/")
+            found.setdefault((layer, kernel), {})[str(row["mode"])] = value
+    for (layer, kernel), figures in found.items():
+        both = f"{figures['forward']:.2f} | {figures['forward_backward']:.2f}"
+        lines.append(f"| {layer} | {kernel} | {both} |")
+    return "\n".join(lines)

@@ -1,0 +1,166 @@
+"""The parent of ``bench kernels``: it hands out rows, and outlives whatever they do.
+
+A row that hangs or crashes costs itself alone. Its child is ended with all that it holds on the
+device, and another goes on with the next row. No child is left behind, whatever happens.
+"""
+
+from __future__ import annotations
+
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.kernel_table import Spec
+from bench.worker_process import CACHE_PREFIX, WorkerEnded, WorkerProcess, worker_environment
+
+ROW_SECONDS = 90.0
+"""What a row may take, compiling and checking included."""
+
+PLAN_SECONDS = 120.0
+
+MODULE = "bench.kernel_worker"
+
+
+class PlanFailed(RuntimeError):
+    """The child ended before it said which rows there are."""
+
+
+class KernelProcess(WorkerProcess):
+    """A child that runs ``module``; its compilers share the cache of the run."""
+
+    def __init__(self, module: str, job: Mapping[str, Any], log: Path, cache: str) -> None:
+        self.log = log
+        self.limit = self.used = 0.0
+        self._is_stopped = False
+        self._own_cache = None
+        self._log_file = log.open("w", encoding="utf-8")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log_file,
+            text=True,
+            env=worker_environment(job["device"], job["threads"], cache),
+            start_new_session=True,
+        )
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+        self.send(job)
+
+
+class KernelRun:
+    """One run over the rows of ``specs``.
+
+    Args:
+        specs: the layers.
+        device, threads: of the child.
+        deadline: on ``time.monotonic``; no row begins after it and none goes on.
+        log: a file for what the child writes on standard error.
+        module: what the child runs; tests give one that misbehaves.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[Spec],
+        device: str,
+        threads: int,
+        deadline: float,
+        log: Path,
+        module: str | None = None,
+    ) -> None:
+        self.job = {
+            "specs": [asdict(spec) for spec in specs],
+            "device": device,
+            "threads": threads,
+        }
+        self.deadline = deadline
+        self.log = log
+        self.module = module or MODULE
+        self.about: dict[str, Any] = {}
+        self.rows: dict[str, dict[str, Any]] = {}
+        self._cache = tempfile.TemporaryDirectory(prefix=CACHE_PREFIX)
+        self._child: KernelProcess | None = None
+        self._reported_crash = False
+
+    def close(self) -> None:
+        """End the child and remove what it compiled."""
+        self._end_child()
+        self._cache.cleanup()
+
+    def plan(self) -> None:
+        """Ask a child which rows there are. Raises ``PlanFailed``."""
+        try:
+            self._start()
+        except WorkerEnded as ended:
+            raise PlanFailed(str(ended)) from None
+
+    def run(
+        self,
+        keep: Callable[[Mapping[str, Any]], None],
+        doing: Callable[[str, int, int], None] = lambda row_id, done, total: None,
+    ) -> None:
+        """Hand every row to ``keep``, refused ones first; ``doing`` hears which one runs."""
+        for row in self.rows.values():
+            if row["status"]:
+                keep(row)
+        waiting = [row_id for row_id, row in self.rows.items() if not row["status"]]
+        total = len(waiting)
+        while waiting and self._time_left() > 0:
+            current = waiting[0]
+            try:
+                child = self._child or self._start()
+                child.send({"fill": waiting})
+                while True:
+                    said = self._receive(child, ROW_SECONDS)
+                    if "doing" in said:
+                        current = said["doing"]
+                        doing(current, total - len(waiting), total)
+                    elif "row" in said:
+                        keep(said["row"])
+                        waiting.remove(said["row"]["row_id"])
+                        current = waiting[0] if waiting else current
+                    else:
+                        break
+            except WorkerEnded as ended:
+                out_of_time = ended.status == "timeout" and self._time_left() <= 0
+                # A child that reported a crash ends itself: the next row has not begun.
+                if not out_of_time and not self._reported_crash:
+                    reason = str(ended)
+                    if ended.status == "timeout":
+                        reason = f"took longer than the {ROW_SECONDS:.0f} s a row may take"
+                    keep({**self.rows[current], "status": ended.status, "reason": reason})
+                    waiting.remove(current)
+            self._end_child()
+        for row_id in waiting:
+            reason = "the run's time was used up: give --max-minutes more, or fewer layers"
+            keep({**self.rows[row_id], "status": "timeout", "reason": reason})
+
+    def _start(self) -> KernelProcess:
+        """A child that has said its rows."""
+        self._reported_crash = False
+        self._child = KernelProcess(self.module, self.job, self.log, self._cache.name)
+        answer = self._receive(self._child, PLAN_SECONDS)
+        self.rows = self.rows or {row["row_id"]: row for row in answer["rows"]}
+        self.about = {key: answer[key] for key in ("device", "machine", "commit")}
+        return self._child
+
+    def _receive(self, child: KernelProcess, seconds: float) -> dict[str, Any]:
+        child.used, child.limit = 0.0, min(seconds, max(0.0, self._time_left()))
+        said = child.receive()
+        self._reported_crash = "row" in said and said["row"]["status"] == "crashed"
+        return said
+
+    def _time_left(self) -> float:
+        return self.deadline - time.monotonic()
+
+    def _end_child(self) -> None:
+        if self._child is not None:
+            self._child.stop()
+        self._child = None

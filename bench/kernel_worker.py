@@ -1,0 +1,274 @@
+"""The child process that times kernels, row by row.
+
+It is started as ``python -m bench.kernel_worker`` and speaks JSON, one object a line: the job comes
+in, the rows that it could fill go out; then ids of rows come in, and each is announced before it is
+measured and sent when it is. So the parent knows what hung or crashed, and goes on behind it with
+another child.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import environment, verification
+from bench.kernel_table import PRECISIONS, Spec, row_id
+from bench.kernel_timing import Timing, time_on_gpu
+from bench.statistics import median_interval
+from bench.worker import failure
+from deeprnn import implementations
+from deeprnn.precision import set_matmul_precision
+from deeprnn.stack import DeepRNN
+from deeprnn.support import Request
+
+SEED = 1
+MOST_STEPS_CHECKED = 64
+"""Longer layers are checked over so many steps: T is an argument of the kernels, and the reference
+runs in float64 on a CPU."""
+
+EXECUTIONS = ("eager", "cuda_graph")
+MODES = ("forward", "forward_backward")
+
+Timer = Callable[[Callable[[], object], str], Timing]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row to come: its identity, why it cannot be filled, and what was reckoned for it."""
+
+    spec: Spec
+    part: str
+    kernel: str
+    execution: str
+    mode: str
+    refusal: str | None = None
+    predicted: float | None = None
+
+    @property
+    def id(self) -> str:
+        return row_id(self.spec, self.part, self.kernel, self.execution, self.mode)
+
+    @classmethod
+    def predicted_of(cls, spec: Spec, name: str) -> list[Row]:
+        """The recurrence of ``name``, both ways, where somebody has reckoned what it takes."""
+        try:
+            found = implementations.load(name).predicted_microseconds(request_of(spec, "cuda"))
+        except implementations.MissingPackage:
+            found = {}
+        if not found:
+            return []
+        both = found["forward"] + found["backward"]
+        return [
+            cls(spec, "recurrence", name, "cuda_graph", mode, predicted=value)
+            for mode, value in zip(MODES, (found["forward"], both), strict=True)
+        ]
+
+    def columns(self) -> dict[str, Any]:
+        return {
+            "row_id": self.id,
+            "part": self.part,
+            "kernel": self.kernel,
+            "execution": self.execution,
+            "mode": self.mode,
+            **self.spec.columns(),
+            "predicted_microseconds_per_step": self.predicted,
+            "status": "unsupported" if self.refusal else "",
+            "reason": self.refusal or "",
+        }
+
+
+def request_of(spec: Spec, device: str, execution: str = "eager") -> Request:
+    dtype, matmul_precision = PRECISIONS[spec.precision]
+    return Request(
+        cell=spec.cell,
+        device=device,
+        dtype=dtype,
+        matmul_precision=matmul_precision,
+        execution=execution,
+        input_size=spec.hidden_size,
+        hidden_size=spec.hidden_size,
+        num_layers=spec.num_layers,
+        batch_size=spec.batch_size,
+        num_steps=spec.num_steps,
+    )
+
+
+def rows_of(spec: Spec, device: str) -> Iterator[Row]:
+    """Every row of a layer: the kernels of all implementations that have some, then the floors."""
+    executions = EXECUTIONS if device == "cuda" else EXECUTIONS[:1]
+    for name in implementations.names():
+        try:
+            kind = implementations.load(name)
+        except implementations.MissingPackage:
+            continue
+        for execution in executions:
+            request = request_of(spec, device, execution)
+            refusal = kind.support.refusal(request)
+            if "stack" in kind.timed_parts:
+                for mode in MODES:
+                    yield Row(spec, "stack", name, execution, mode, refusal)
+            if "recurrence" in kind.timed_parts:
+                predicted = {row.mode: row.predicted for row in Row.predicted_of(spec, name)}
+                for mode in MODES:
+                    value = predicted.get(mode)
+                    yield Row(spec, "recurrence", name, execution, mode, refusal, value)
+    from deeprnn.kernel_floors import floors_of
+
+    for floor in floors_of(request_of(spec, device), torch.device(device)):
+        for execution in executions:
+            yield Row(spec, "floor", floor.name, execution, floor.mode, floor.refusal)
+
+
+class Bench:
+    """Fills rows. What rows of one kernel share, built and checked, is kept until the next kernel.
+
+    Args:
+        device: ``"cuda"``; tests give ``"cpu"`` with a timer of their own.
+        timer: times a call that is eager or to be captured.
+    """
+
+    def __init__(self, device: str, timer: Timer = time_on_gpu) -> None:
+        self.device = torch.device(device)
+        self.timer = timer
+        self._built: tuple[tuple[Spec, str], _Checked] | None = None
+
+    def fill(self, row: Row) -> dict[str, Any]:
+        """The measured columns of ``row``; a failure is a status with its reason."""
+        try:
+            set_matmul_precision(PRECISIONS[row.spec.precision][1])
+            return {**row.columns(), **self._measure(row)}
+        except Exception as error:
+            self._built = None
+            return {**row.columns(), **failure(error)}
+
+    def _measure(self, row: Row) -> dict[str, Any]:
+        figures: dict[str, Any] = {"status": "ok"}
+        call: Callable[[], object]
+        if row.part == "floor":
+            call = self._floor(row)
+        else:
+            checked = self._checked(row)
+            figures |= {"gradient_error": checked.error, "backend": checked.backend}
+            if checked.reason:
+                return {**figures, "status": "incorrect", "reason": checked.reason}
+            call = checked.call(row.part, row.mode)
+        timing = self.timer(call, row.execution)
+        interval = median_interval(
+            1e3 * milliseconds / row.spec.num_steps for milliseconds in timing.milliseconds
+        )
+        return figures | {
+            "microseconds_per_step": interval.median,
+            "microseconds_per_step_low": interval.low,
+            "microseconds_per_step_high": interval.high,
+            "samples": len(timing.milliseconds),
+            "calls_per_sample": timing.calls_per_sample,
+        }
+
+    def _floor(self, row: Row) -> Callable[[], None]:
+        from deeprnn.kernel_floors import floors_of
+
+        for floor in floors_of(request_of(row.spec, self.device.type), self.device):
+            if (floor.name, floor.mode) == (row.kernel, row.mode):
+                return floor.run
+        raise ValueError(f"there is no floor {row.kernel} {row.mode}")
+
+    def _checked(self, row: Row) -> _Checked:
+        key = (row.spec, row.kernel)
+        if self._built is None or self._built[0] != key:
+            self._built = None  # the memory of the one before goes first
+            self._built = (key, _Checked(row.spec, row.kernel, self.device))
+        return self._built[1]
+
+
+class _Checked:
+    """One implementation of a layer: compared with the reference, and ready to be timed."""
+
+    def __init__(self, spec: Spec, name: str, device: torch.device) -> None:
+        self.spec = spec
+        dtype = getattr(torch, PRECISIONS[spec.precision][0])
+        H, B, T = spec.hidden_size, spec.batch_size, spec.num_steps
+        self.stack: DeepRNN = implementations.build(name, spec.cell, H, H, spec.num_layers)
+        self.stack = self.stack.to(device, dtype)
+        bound = verification.bound_for(*PRECISIONS[spec.precision])
+        outcome = verification.verify(self.stack, B, min(T, MOST_STEPS_CHECKED), SEED, bound)
+        self.error = outcome.error
+        self.reason = "" if outcome.passed else str(outcome)
+        generator = torch.Generator().manual_seed(SEED)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator).to(device, dtype)
+
+        self.x = normal(T, B, H).requires_grad_()
+        self.upstream = normal(T, B, H)
+        count = 2 if spec.cell == "lstm" else 1
+        states = [0.5 * normal(spec.num_layers, B, H) for _ in range(count)]
+        self.state = (states[0], states[1]) if count == 2 else states[0]
+        self.first_state = tuple(state[0] for state in states)
+        rows = self.stack.parameters_of(0)[0].shape[0]
+        self.gates_x = normal(T, B, rows).requires_grad_()
+        self.backend = self.stack.backend(self.stack(self.x[:1], self.state)[0])
+
+    def call(self, part: str, mode: str) -> Callable[[], object]:
+        """One forward pass as training runs it, or that and its gradients.
+
+        Of a recurrence only what lies inside time is asked for: the gradient of the gates. Of a
+        stack, those of its input and of every parameter.
+        """
+        # A weight that needs no gradient costs no product for it after the loop.
+        self.stack.requires_grad_(part == "stack")
+        if part == "stack":
+            leaves = [self.x, *self.stack.parameters()]
+            run = self._run_stack
+        else:
+            leaves, run = [self.gates_x], self._run_recurrence
+        if mode == "forward":
+            return run
+        return lambda: torch.autograd.grad(run(), leaves, self.upstream)
+
+    def _run_stack(self) -> Tensor:
+        y: Tensor = self.stack(self.x, self.state)[0]
+        return y
+
+    def _run_recurrence(self) -> Tensor:
+        return self.stack.recurrence(0, self.gates_x, self.first_state)[0]
+
+
+def main() -> int:
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print must not get between the answers
+
+    def answer(message: Mapping[str, Any]) -> None:
+        channel.write(json.dumps(message) + "\n")
+        channel.flush()
+
+    job = json.loads(sys.stdin.readline())
+    torch.set_num_threads(job["threads"])
+    rows = {
+        row.id: row for fields in job["specs"] for row in rows_of(Spec(**fields), job["device"])
+    }
+    about = {
+        "device": torch.cuda.get_device_name() if job["device"] == "cuda" else "",
+        "machine": environment.machine_name(job["device"]),
+        "commit": environment.commit(),
+    }
+    answer({"rows": [row.columns() for row in rows.values()], **about})
+    bench = Bench(job["device"])
+    for asked in json.loads(sys.stdin.readline())["fill"]:
+        answer({"doing": asked})
+        filled = bench.fill(rows[asked])
+        answer({"row": filled})
+        if filled["status"] == "crashed":
+            return 3  # an error on a GPU can spoil all that comes after it in this process
+    answer({"done": True})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

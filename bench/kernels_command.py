@@ -1,0 +1,145 @@
+"""``python -m bench kernels``: the tuning table for work on kernels."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from bench.kernel_table import CELLS, KERNELS, PRECISIONS, Spec, specs
+from bench.results import ResultsError
+
+NEEDS_GPU = (
+    "kernels are timed on a CUDA device, and PyTorch sees none here; run this on a machine with "
+    "one, or add --predicted to see what was reckoned beforehand"
+)
+
+
+def _refuse(message: str) -> NoReturn:
+    typer.echo(f"bench: {message}", err=True)
+    raise typer.Exit(2)
+
+
+def kernels(
+    cell: Annotated[list[str] | None, typer.Option("--cell", help=", ".join(CELLS))] = None,
+    hidden: Annotated[list[int] | None, typer.Option("--hidden", help="H, and I.")] = None,
+    batch: Annotated[list[int] | None, typer.Option("--batch", help="B. Default: 32.")] = None,
+    steps: Annotated[list[int] | None, typer.Option("--steps", help="T. Default: 35.")] = None,
+    layers: Annotated[list[int] | None, typer.Option("--layers", help="L. Default: 1.")] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option("--precision", help=", ".join(PRECISIONS))
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Default: reports/<machine>/kernels.")
+    ] = None,
+    max_minutes: Annotated[
+        float, typer.Option("--max-minutes", min=0.1, help="Of the whole run.")
+    ] = 9.5,
+    predicted: Annotated[
+        bool, typer.Option("--predicted", help="Print the predictions; needs no GPU.")
+    ] = False,
+) -> None:
+    """Microseconds a step of each kernel beside its measured floors. Needs a GPU.
+
+    Every option may be given several times, and all combinations are timed; with none, the
+    published layers, and LSTM 768 over 1024 steps.
+    """
+    from bench.__main__ import _cuda_is_present
+
+    started = time.monotonic()
+    try:
+        chosen = specs(
+            cell or [], hidden or [], batch or [], steps or [], precision or [], layers or []
+        )
+    except ValueError as error:
+        _refuse(str(error))
+    if predicted:
+        _print_predictions(chosen)
+        return
+    if not _cuda_is_present():
+        _refuse(NEEDS_GPU)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped by a scheduler: same path
+    try:
+        failed = _time(chosen, output, started + 60 * max_minutes)
+    except ResultsError as error:
+        _refuse(str(error))
+    raise typer.Exit(1 if failed else 0)
+
+
+def _print_predictions(chosen: list[Spec]) -> None:
+    from bench import kernel_page
+    from bench.kernel_worker import Row
+    from deeprnn import implementations
+
+    rows = []
+    for spec in chosen:
+        for name in implementations.names():
+            rows += [row.columns() for row in Row.predicted_of(spec, name)]
+    typer.echo(kernel_page.predictions(rows))
+
+
+def _time(chosen: list[Spec], output: Path | None, deadline: float) -> bool:
+    """Time everything; whether a row failed. Raises ``ResultsError`` for an unusable directory."""
+    from rich.console import Console
+
+    from bench import kernel_page, session
+    from bench.environment import default_threads
+    from bench.kernel_runner import KernelRun, PlanFailed
+    from bench.progress import RunProgress
+
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    with tempfile.TemporaryDirectory() as scratch:
+        log = Path(scratch) / "kernels.log"
+        run = KernelRun(chosen, "cuda", default_threads("cuda"), deadline, log)
+        try:
+            run.plan()
+            directory = _directory(output or session.REPORTS / run.about["machine"] / "kernels")
+            progress = RunProgress(console, sum(not row["status"] for row in run.rows.values()))
+            counts: dict[str, int] = {}
+            run_id = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+            shared = {key: run.about[key] for key in ("device", "commit")} | {"run_id": run_id}
+
+            def keep(row: Any) -> None:
+                KERNELS.append(directory, [{**row, **shared}])
+                counts[row["status"]] = counts.get(row["status"], 0) + 1
+                if row["status"] not in ("ok", "unsupported"):
+                    progress.say(f"  {row['status']}: {row['row_id']}: {row['reason']}")
+
+            def doing(row_id: str, done: int, total: int) -> None:
+                progress.doing(row_id, 1.0 if done else 0.0)
+
+            try:
+                run.run(keep, doing)
+            finally:
+                progress.close()
+                page = kernel_page.write(directory)
+        except PlanFailed as failure:
+            console.print(f"The rows could not be planned: {failure}", markup=False)
+            return True
+        except KeyboardInterrupt:
+            console.print("Stopped. What was measured is kept.", markup=False)
+            raise typer.Exit(130) from None
+        finally:
+            run.close()
+    said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    console.print(f"{said}. See {shlex.quote(str(page))}", markup=False, soft_wrap=True)
+    return any(status not in ("ok", "unsupported") for status in counts)
+
+
+def _directory(path: Path) -> Path:
+    """A directory without a table yet."""
+    if KERNELS.path(path).exists():
+        raise ResultsError(f"{path} already holds {KERNELS.filename}; give another --output")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultsError(
+            f"--output {path}: {error.strerror}; give a directory that can be written"
+        ) from None
+    return path

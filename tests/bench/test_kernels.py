@@ -1,0 +1,350 @@
+"""The tuning table without a GPU: its rows, what a failing one costs, its page, wrong use."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from bench import kernel_page, kernel_runner, kernel_timing, kernel_worker, kernels_command
+from bench.kernel_runner import KernelRun, PlanFailed
+from bench.kernel_table import DEFAULT_SPECS, KERNELS, Spec, specs
+from bench.kernel_timing import Timing, time_on_gpu
+from bench.kernel_worker import Bench, Row, rows_of
+from bench.kernels_command import kernels
+from bench.results import ResultsError
+from deeprnn import implementations
+from deeprnn.kernel_floors import floors_of
+
+ROOT = Path(__file__).parents[2]
+TINY = Spec("gru", 1, 16, 2, 3, "ieee")
+
+
+# Which layers
+
+
+def test_the_default_set_holds_the_published_sizes_in_both_precisions_and_the_long_one():
+    for cell, hidden_size in (("lstm", 256), ("gru", 256), ("rnn_tanh", 512)):
+        for precision in ("ieee", "tf32"):
+            assert Spec(cell, 2, hidden_size, 32, 35, precision) in DEFAULT_SPECS
+    assert Spec("lstm", 1, 768, 16, 1024, "bfloat16") in DEFAULT_SPECS
+    assert specs([], [], [], [], [], []) == list(DEFAULT_SPECS)
+    assert len({spec.id for spec in DEFAULT_SPECS}) == len(DEFAULT_SPECS)
+
+
+def test_what_is_given_is_combined_and_the_rest_is_the_published_layers():
+    chosen = specs(["lstm", "rnn_tanh"], [], [16, 32], [], ["ieee"], [])
+    assert chosen == [
+        Spec(cell, 1, hidden_size, batch_size, 35, "ieee")
+        for cell, hidden_size in (("lstm", 256), ("rnn_tanh", 512))
+        for batch_size in (16, 32)
+    ]
+    assert [spec.cell for spec in specs([], [64], [], [], [], [])] == ["lstm", "gru", "rnn_tanh"]
+
+
+# Rows
+
+
+def fake_timer(call, execution):
+    """Runs the call once, for real, and reports three milliseconds for every sample."""
+    call()
+    return Timing([3.0] * 7, 2)
+
+
+@pytest.mark.parametrize("cell", ["lstm"])
+def test_every_row_of_a_layer_is_filled(cell):
+    spec = replace(TINY, cell=cell)
+    bench = Bench("cpu", fake_timer)
+    filled = [bench.fill(row) for row in rows_of(spec, "cpu") if row.refusal is None]
+    found = {(row["part"], row["kernel"], row["mode"]) for row in filled}
+    for part in ("stack", "recurrence"):
+        for kernel in ("triton_step", "triton_sequence"):
+            for mode in ("forward", "forward_backward"):
+                assert (part, kernel, mode) in found
+    assert ("stack", implementations.REFERENCE, "forward_backward") in found
+    assert ("recurrence", implementations.REFERENCE, "forward") not in found
+    assert {name for part, name, _ in found if part == "floor"} == {
+        "barrier", "launch", "product", "traffic",
+    }  # fmt: skip
+    for row in filled:
+        assert row["status"] == "ok", row["reason"]
+        assert row["microseconds_per_step"] == pytest.approx(3000 / spec.num_steps)
+        assert (row["samples"], row["calls_per_sample"]) == (7, 2)
+        if row["part"] != "floor":
+            assert 0 < row["gradient_error"] <= 1e-5
+
+
+def test_rows_have_the_tables_columns_and_ids_of_their_own(tmp_path):
+    rows = list(rows_of(TINY, "cpu"))
+    assert len({row.id for row in rows}) == len(rows)
+    KERNELS.append(tmp_path, [row.columns() for row in rows])
+    assert list(KERNELS.load(tmp_path)["row_id"]) == [row.id for row in rows]
+
+
+def test_a_wrong_kernel_is_not_timed(monkeypatch):
+    monkeypatch.setattr(kernel_worker.verification, "bound_for", lambda *precision: 0.0)
+    row = Bench("cpu", fake_timer).fill(Row(TINY, "stack", "python_loop", "eager", "forward"))
+    assert row["status"] == "incorrect"
+    assert "is off by" in row["reason"]
+    assert "microseconds_per_step" not in row
+
+
+def test_a_failure_is_a_row(monkeypatch):
+    def broken(call, execution):
+        raise RuntimeError("too many resources\nrequested")
+
+    row = Bench("cpu", broken).fill(Row(TINY, "floor", "launch", "eager", "forward"))
+    assert (row["status"], row["reason"]) == ("crashed", "RuntimeError: too many resources")
+
+
+def test_a_floor_whose_grid_does_not_fit_has_a_reason(monkeypatch):
+    monkeypatch.setattr("kernels.tiling.sequence_tiles", lambda *arguments: "too wide")
+    found = floors_of(kernel_worker.request_of(TINY, "cpu"), torch.device("cpu"))
+    refused = {floor.name for floor in found if floor.refusal == "too wide"}
+    assert refused == {"barrier", "traffic"}
+
+
+def test_predictions_are_the_recurrences():
+    found = Row.predicted_of(DEFAULT_SPECS[0], "triton_sequence")
+    assert [row.mode for row in found] == ["forward", "forward_backward"]
+    assert 0 < found[0].predicted < found[1].predicted
+    assert Row.predicted_of(DEFAULT_SPECS[0], "python_loop") == []
+    assert Row.predicted_of(replace(DEFAULT_SPECS[0], hidden_size=4096), "triton_sequence") == []
+
+
+# Timing
+
+
+def test_a_sample_is_made_long_enough(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    asked = []
+
+    def sample(run, calls):
+        asked.append(calls)
+        return 0.01 * calls
+
+    monkeypatch.setattr(kernel_timing, "_sample", sample)
+    timing = time_on_gpu(lambda: None, "eager")
+    assert 0.01 * timing.calls_per_sample >= kernel_timing.SAMPLE_MILLISECONDS
+    assert timing.milliseconds == pytest.approx([0.01] * kernel_timing.SAMPLES)
+    assert asked[-kernel_timing.SAMPLES :] == [timing.calls_per_sample] * kernel_timing.SAMPLES
+
+
+def test_a_slow_call_gets_fewer_samples(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(kernel_timing, "MOST_SECONDS", 0.0)
+    monkeypatch.setattr(kernel_timing, "_sample", lambda run, calls: 700.0 * calls)
+    timing = time_on_gpu(lambda: None, "eager")
+    assert (len(timing.milliseconds), timing.calls_per_sample) == (6, 1)
+
+
+# A child that misbehaves
+
+CHILD = """
+import json, os, sys, time
+sys.stdin.readline()
+rows = [{"row_id": name, "status": "", "reason": ""} for name in "good hang die bad last".split()]
+rows.append({"row_id": "refused", "status": "unsupported", "reason": "not here"})
+print(json.dumps({"rows": rows, "device": "d", "machine": "m", "commit": "c"}), flush=True)
+for name in json.loads(sys.stdin.readline())["fill"]:
+    print(json.dumps({"doing": name}), flush=True)
+    if name == "hang":
+        time.sleep(600)
+    if name == "die":
+        os._exit(9)
+    status = "crashed" if name == "bad" else "ok"
+    print(json.dumps({"row": {"row_id": name, "status": status, "reason": "r"}}), flush=True)
+    if name == "bad":
+        sys.exit(3)
+print(json.dumps({"done": True}), flush=True)
+"""
+
+
+@pytest.fixture
+def misbehaving(tmp_path, monkeypatch):
+    """start(seconds): a run whose children hang, die and crash at a row each."""
+    (tmp_path / "misbehaving_child.py").write_text(CHILD, "utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    runs = []
+
+    def start(seconds):
+        runs.append(
+            KernelRun([TINY], "cpu", 1, time.monotonic() + seconds, tmp_path / "log",
+                      module="misbehaving_child")
+        )  # fmt: skip
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.close()
+
+
+def children():
+    return [child for child in psutil.Process().children() if child.status() != "zombie"]
+
+
+def test_a_row_that_hangs_or_dies_costs_itself_alone(misbehaving, monkeypatch):
+    monkeypatch.setattr(kernel_runner, "ROW_SECONDS", 1.0)
+    before = len(children())
+    run = misbehaving(60)
+    run.plan()
+    kept = []
+    run.run(kept.append)
+    run.close()
+    assert [(row["row_id"], row["status"]) for row in kept] == [
+        ("refused", "unsupported"),
+        ("good", "ok"),
+        ("hang", "timeout"),
+        ("die", "crashed"),
+        ("bad", "crashed"),
+        ("last", "ok"),
+    ]
+    reasons = {row["row_id"]: row["reason"] for row in kept}
+    assert reasons["hang"] == "took longer than the 1 s a row may take"
+    assert "exit code 9" in reasons["die"]
+    assert run.about == {"device": "d", "machine": "m", "commit": "c"}
+    assert len(children()) == before
+
+
+def test_nothing_outlives_the_time_limit(misbehaving):
+    before = len(children())
+    run = misbehaving(3)
+    run.plan()
+    kept = []
+    start = time.monotonic()
+    run.run(kept.append)
+    run.close()
+    assert time.monotonic() - start < 10
+    statuses = {row["row_id"]: row["status"] for row in kept}
+    assert statuses == {
+        "refused": "unsupported", "good": "ok", "hang": "timeout", "die": "timeout",
+        "bad": "timeout", "last": "timeout",
+    }  # fmt: skip
+    assert "--max-minutes" in kept[-1]["reason"]
+    assert len(children()) == before
+
+
+def test_a_child_that_plans_nothing_is_said_in_one_line(tmp_path):
+    run = KernelRun([TINY], "cpu", 1, time.monotonic() + 30, tmp_path / "log", "no_such_module")
+    with pytest.raises(PlanFailed, match="No module named no_such_module"):
+        run.plan()
+    run.close()
+
+
+def test_the_real_child_plans_and_refuses_what_cannot_run_here(tmp_path):
+    """Its rows, over the real protocol; without a GPU nothing here is timed by events."""
+    run = KernelRun([TINY], "cpu", 1, time.monotonic() + 60, tmp_path / "log")
+    try:
+        run.plan()
+        assert f"{TINY.id}/stack/triton_step/eager/forward" in run.rows
+        run.rows = {key: row for key, row in run.rows.items() if "/floor/launch/" in key}
+        kept = []
+        run.run(kept.append)
+    finally:
+        run.close()
+    # CUDA events need CUDA: the row says so, and the run ends.
+    assert [row["status"] for row in kept] == ["crashed"]
+
+
+# The page
+
+
+def filled(kernel, part="stack", mode="forward", **changes):
+    row = Row(Spec("lstm", 2, 256, 32, 35, "tf32"), part, kernel, "cuda_graph", mode).columns()
+    figures = {"microseconds_per_step": 4.25, "microseconds_per_step_low": 4.125,
+               "microseconds_per_step_high": 4.5, "gradient_error": 2e-4}  # fmt: skip
+    return {**row, "status": "ok", "device": "A GPU", "commit": "abc", **figures, **changes}
+
+
+def test_the_page_is_made_from_the_stored_table(tmp_path):
+    KERNELS.append(
+        tmp_path,
+        [
+            filled("triton_step"),
+            filled("triton_step", mode="forward_backward", microseconds_per_step=12.0),
+            filled("triton_sequence", "recurrence", predicted_microseconds_per_step=1.45),
+            filled("barrier", "floor", gradient_error=None),
+            filled("torch_nn", status="oom", reason="out of | memory", microseconds_per_step=None),
+        ],
+    )
+    page = kernel_page.write(tmp_path).read_text("utf-8")
+    assert "Device: A GPU. Commit: abc." in page
+    assert "## lstm, 2 × 256, B 32, T 35, TF32" in page
+    assert "| kernel | graph, forward | graph, forward + backward | largest error |" in page
+    assert "| triton_step | 4.25 (4.12–4.5) | 12 (4.12–4.5) | 2.0e-04 |" in page
+    assert "| triton_sequence | 4.25 (4.12–4.5) | 1.45 | – | 2.0e-04 |" in page
+    assert "| barrier | 4.25 (4.12–4.5) |" in page
+    assert "- oom: out of | memory: `lstm-L2-H256-B32-T35-tf32/stack/torch_nn" in page
+
+
+# The command
+
+
+def test_without_a_gpu_it_says_what_is_needed():
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "kernels"],
+        cwd=ROOT, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(r"bench: .*CUDA device.*--predicted.*\n", done.stderr)
+
+
+@pytest.fixture
+def command():
+    """The command alone, in this process."""
+    app = typer.Typer()
+    app.command()(kernels)
+    return lambda *arguments: CliRunner().invoke(app, arguments)
+
+
+def test_predictions_need_no_gpu(command):
+    done = command("--predicted", "--cell", "lstm")
+    assert done.exit_code == 0, done.output
+    assert "Not measured on a GPU" in done.output
+    assert re.search(r"\| lstm-L1-H256-B32-T35-tf32 \| triton_sequence \| \d\.\d\d \|", done.output)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--cell", "elman"), "--cell 'elman' is unknown; use rnn_tanh, rnn_relu, gru, lstm"),
+        (("--precision", "int8"), "--precision 'int8' is unknown; use ieee, tf32"),
+        (("--hidden", "0"), "--hidden 0 is too small; give 1 or more"),
+        (("--steps", "-3"), "--steps -3 is too small"),
+    ],
+)
+def test_wrong_use_is_one_line(arguments, said, command):
+    done = command(*arguments)
+    assert done.exit_code == 2
+    assert said in done.output
+    assert len(done.output.strip().splitlines()) == 1
+
+
+def test_a_table_is_not_written_over(tmp_path):
+    KERNELS.append(tmp_path, [])
+    with pytest.raises(ResultsError, match=r"already holds kernels.csv; give another --output"):
+        kernels_command._directory(tmp_path)
+
+
+def test_a_whole_run_leaves_table_and_page(command, tmp_path, monkeypatch, misbehaving):
+    """The command around a child that misbehaves: everything is stored, and the code says so."""
+    monkeypatch.setattr("bench.__main__._cuda_is_present", lambda: True)
+    monkeypatch.setattr(kernel_runner, "ROW_SECONDS", 1.0)
+    monkeypatch.setattr(kernel_runner, "MODULE", "misbehaving_child")
+    done = command("--max-minutes", "1", "-o", str(tmp_path / "out"))
+    assert done.exit_code == 1, done.output
+    assert "2 crashed, 2 ok, 1 timeout, 1 unsupported" in done.output
+    table = KERNELS.load(tmp_path / "out")
+    assert list(table["status"]).count("ok") == 2
+    assert set(table["device"]) == {"d"}
+    assert "took longer than" in (tmp_path / "out" / "kernels.md").read_text("utf-8")
