@@ -232,7 +232,8 @@ def main() -> int:
         print(f"bench: {refused}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("bench: stopped; there is no verdict", file=sys.stderr)
+        what = "nothing was measured" if request["kind"] == "noise" else "there is no verdict"
+        print(f"bench: stopped; {what}", file=sys.stderr)
         return 130
 
 

@@ -145,10 +145,10 @@ def drive(scratch: Path, request: Mapping[str, Any]) -> int:
     except KeyboardInterrupt:
         driver.send_signal(signal.SIGINT)
         try:
-            return driver.wait(STOP_SECONDS)
+            driver.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             driver.kill()  # its workers end when nobody speaks to them any more
-            return 130
+        return 130
 
 
 def clear_output(output: Path) -> None:

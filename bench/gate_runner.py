@@ -185,8 +185,8 @@ class PairRunner:
         self.say(f"  the first look comes in about {needed / 60:.0f} minutes")
         if needed > left:
             self.say(
-                f"  that is beyond --max-minutes: some of these {len(cases)} cases will be "
-                "invalid; give it more, or choose fewer by --only"
+                f"  that is beyond --max-minutes: some of these {len(cases)} cases will have too "
+                "few pairs; give it more, or choose fewer by --only"
             )
 
     def _pair_in_time(self, case: PairedCase) -> None:

@@ -61,8 +61,8 @@ def _case(measurement: Measurement, pair_seconds: float, smallest_effect: float)
         f"{np.median(speeds):,.0f} tokens/s; the two halves differ by {means} on average",
         f"  one pair scatters by {100 * one:.2f} % (standard deviation); "
         f"{marked} of {rounds} rounds were contended or throttled",
-        "  pairs   time    equal code is known to within   a slowdown is found from, beyond "
-        f"{smallest_effect:.1%}",
+        "  pairs    time   equal code is known to within   a slowdown is found, 19 times of 20, "
+        f"from (beyond {100 * smallest_effect:g} %)",
     ]
     threshold = math.log1p(smallest_effect)
     fitting = 0
@@ -73,8 +73,8 @@ def _case(measurement: Measurement, pair_seconds: float, smallest_effect: float)
         seconds = count * pair_seconds
         fitting = count if seconds <= FIVE_MINUTES else fitting
         lines.append(
-            f"  {count:>5}  {seconds:>4.0f} s    ± {100 * math.expm1(within):.2f} %"
-            f"                         {100 * found:.2f} % (19 times of 20)"
+            f"  {count:>5}  {seconds:>4.0f} s   ± {100 * math.expm1(within):>5.2f} %"
+            f"{'':<22}{100 * found:>6.2f} %"
         )
     if fitting:
         error = look_error(LOOKS.index(fitting), 1)
@@ -82,6 +82,11 @@ def _case(measurement: Measurement, pair_seconds: float, smallest_effect: float)
         lines.append(
             f"  Within five minutes ({fitting} pairs) a slowdown of {least:.2f} % "
             "is told from none."
+        )
+    else:
+        lines.append(
+            f"  Within five minutes nothing is: {LOOKS[0]} pairs take "
+            f"{LOOKS[0] * pair_seconds / 60:.0f} minutes."
         )
     return lines
 

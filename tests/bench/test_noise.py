@@ -1,14 +1,23 @@
 """What a machine can resolve, from pairs whose scatter is known."""
 
 import math
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
-from bench.gate_decision import LOOKS, decide, look_error, resolvable
+from bench.gate_decision import LOOKS, decide, estimate, look_error, resolvable
 from bench.gate_pairs import Measurement, Pair, Side
 from bench.noise import report, spread
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 def measurement(scatter: float, pairs: int = 40) -> Measurement:
@@ -44,7 +53,24 @@ def test_the_report_says_what_was_measured():
     assert "40 pairs of the same code, 8.0 s each" in text
     assert "120 of 480 rounds were contended or throttled" in text
     assert "Within five minutes (20 pairs)" in text
-    assert len([line for line in lines if "19 times of 20" in line]) == len(LOOKS)
+    assert [int(line.split()[0]) for line in lines if "±" in line] == list(LOOKS)
+    assert "a slowdown is found, 19 times of 20, from (beyond 3 %)" in text
+
+
+def test_pairs_too_slow_for_five_minutes_are_named():
+    text = "\n".join(report([(measurement(0.01), [70.0] * 40)], 0.03))
+    assert "Within five minutes nothing is: 6 pairs take 7 minutes." in text
+
+
+def test_what_is_called_known_is_what_the_gate_would_say():
+    lines = report([(measurement(0.01), [8.0] * 40)], 0.03)
+    scatter = float(re.search(r"scatters by ([\d.]+) %", "\n".join(lines)).group(1)) / 100
+    shown = [float(re.search(r"± +([\d.]+) %", line).group(1)) for line in lines if "±" in line]
+    rng = np.random.default_rng(4)
+    for look, (pairs, within) in enumerate(zip(LOOKS, shown, strict=True)):
+        draws = rng.normal(0, scatter, (2000, pairs))
+        found = estimate(draws, look_error(look, 1))
+        assert 100 * np.expm1((found.high - found.centre).mean()) == pytest.approx(within, rel=0.1)
 
 
 def test_more_pairs_resolve_less():
@@ -56,3 +82,44 @@ def test_nothing_measured_is_said():
     failed = Measurement("lstm/torch_nn/eager", "invalid", "base crashed: planted")
     (line,) = report([(failed, [])], 0.03)
     assert line == "lstm/torch_nn/eager: nothing measured: base crashed: planted"
+
+
+# The command
+
+
+def noise(directory: Path, *words: str) -> subprocess.Popen[str]:
+    (directory / "text.txt").write_text("the time traveller for so it will be convenient " * 60)
+    options = ["--profile", "smoke", "--device", "cpu", "--threads", "1", "--corpus", "text.txt"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench", "noise", *options, *words],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "TMPDIR": str(directory)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_it_measures_the_cases_that_only_chooses_within_its_minutes(tmp_path):
+    run = noise(tmp_path, "--only", "rnn_tanh-*/torch_nn/*", "--pairs", "2", "--max-minutes", "5")
+    printed = run.communicate(timeout=300)[0]
+    assert run.returncode == 0, printed
+    assert "1 cases to pair" in printed
+    assert "2 pairs of the same code" in printed
+    assert not list(tmp_path.glob("deeprnn-*"))
+
+
+def test_stopped_it_leaves_nothing(tmp_path):
+    run = noise(tmp_path, "--only", "rnn_tanh-*/torch_nn/*")
+    assert "cases to pair" in run.stdout.readline()
+    time.sleep(1)  # a worker runs
+    children = psutil.Process(run.pid).children(recursive=True)
+    assert len(children) > 1
+    run.send_signal(signal.SIGINT)
+    printed = run.communicate(timeout=60)[0]
+    assert run.returncode == 130, printed
+    assert printed.strip().splitlines()[-1] == "bench: stopped; nothing was measured"
+    assert not list(tmp_path.glob("deeprnn-*"))
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive
