@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deeprnn.cells import State
+from deeprnn.cudnn_algorithm import Gpu, algorithms
 from deeprnn.stack import DeepRNN, graph_node_names
 
 MODULES: dict[str, Callable[..., nn.RNNBase]] = {
@@ -82,15 +83,29 @@ class TorchNN(DeepRNN):
                 layer += 1
         return x, tuple(torch.cat(parts) for parts in zip(*finals, strict=True))
 
+    def _algorithms(self, y: Tensor) -> str:
+        """Which of cuDNN's algorithms the modules asked for."""
+        T, B, gpu, found = y.size(0), y.size(1), Gpu.of(y.device), []
+        for module in self._modules_by_first_layer.values():
+            sizes = (module.input_size, module.hidden_size, module.num_layers, B, T)
+            what = algorithms(self.cell, *sizes, y.dtype, gpu)
+            found += [] if what in found else [what]
+        return " and ".join(found)
+
     def backend(self, y: Tensor) -> str:
         nodes = graph_node_names(y)
         if any("Cudnn" in name for name in nodes):
-            return f"cuDNN {_dotted(torch.backends.cudnn.version())}"
+            return f"{cudnn_version()}, {self._algorithms(y)} by PyTorch's conditions"
         if any("Miopen" in name for name in nodes):
             return "MIOpen"
         if any("Mkldnn" in name for name in nodes):
             return "oneDNN"
         return super().backend(y)
+
+
+def cudnn_version() -> str:
+    """cuDNN with its version."""
+    return f"cuDNN {_dotted(torch.backends.cudnn.version())}"
 
 
 def _dotted(version: int | None) -> str:
