@@ -96,4 +96,5 @@ def _is_small(cell: str, H: int, gpu: Gpu, forward: bool) -> bool:
     if gpu.major < 6:
         return False
     of_rnn, of_others = (384, 192) if forward else (256, 128)
-    return H <= (of_rnn if cell.startswith("rnn") else of_others)
+    widest = of_rnn if cell.startswith("rnn") else of_others
+    return widest >= H
