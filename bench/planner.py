@@ -37,6 +37,10 @@ def choose_device(asked: str) -> str:
 def make(request: dict[str, Any]) -> dict[str, Any]:
     """The plan that ``request`` asks for; its keys are those of the command line's options."""
     device = choose_device(request["device"])
+    if "budget" in request:
+        from bench.chapter import planning  # only here: a plain run needs none of it
+
+        return planning.make(request, device)
     profile = find_profile(request["profile"] or ("full" if device == "cuda" else "quick"))
     text = corpus.load(request["corpus"])
     vocabulary_size = len(Vocabulary(text.text))

@@ -248,6 +248,33 @@ CURVES = Table(
 )
 """Perplexity by epoch."""
 
+HELD_OUT = Table(
+    "held_out.csv",
+    {
+        "case_id": str,
+        "weights": str,  # last: after the last epoch | best: of the lowest validation perplexity
+        "epoch": int,  # of these weights
+        "text": str,  # which held-out text
+        "passage": int,  # which piece of it, from 0
+        "characters": int,
+        "bits": float,  # for the whole piece; over characters: bits a character
+        "run_id": str,
+    },
+)
+"""What trained networks make of text that none was trained on: the chapter's exercises."""
+
+SAMPLES = Table(
+    "samples.csv",
+    {
+        "case_id": str,
+        "prefix": str,
+        "text": str,
+        "verbatim": int,  # characters after the prefix, from its end, that the training text holds
+        "run_id": str,
+    },
+)
+"""What a trained network writes after each of several prefixes."""
+
 LAYERS = Table(
     "layers.csv",
     {

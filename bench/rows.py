@@ -31,9 +31,9 @@ def row(plan: Fields, workload: Fields, case: Fields, status: str, reason: str) 
         "device": plan["device"],
         "interpreted": case["interpreted"],
         "target_perplexity": TARGET_PERPLEXITY,
-        "corpus": plan["corpus"]["title"],
-        "corpus_sha256": plan["corpus"]["sha256"],
-        "seed": plan["seed"],
+        "corpus": workload.get("corpus", plan["corpus"]["title"]),
+        "corpus_sha256": workload.get("corpus_sha256", plan["corpus"]["sha256"]),
+        "seed": plan["seed"] if workload.get("seed") is None else workload["seed"],
         "run_id": plan["run_id"],
         "commit": plan["commit"],
         "command": reproduction_command(plan, case["case_id"]),
@@ -47,14 +47,14 @@ def figures(
 
     Args:
         workload: its sizes and ``flops_per_token``.
-        case: whether it was interpreted; then it has perplexities and no speeds.
+        case: one that was interpreted, or run beside others, has perplexities and no speeds.
         rounds: all of them, with perplexities and ``training_seconds`` since the first.
         peak: floating-point operations a second of the machine's own matrix products.
     """
     last = rounds[-1]
     found = {k: last[k] for k in ("train_perplexity", "validation_perplexity")}
     found["epochs"] = last["epoch"]
-    if case["interpreted"]:
+    if case["interpreted"] or not case.get("timed", True):
         return found
     reached = [r for r in rounds if r["train_perplexity"] <= TARGET_PERPLEXITY]
     found["seconds_to_target"] = reached[0]["training_seconds"] if reached else None
@@ -97,10 +97,14 @@ def reproduction_command(plan: Fields, case_id: str) -> str:
 def run_command(plan: Fields, only: Sequence[str]) -> list[str]:
     """The words of a command line that runs ``only`` with the options of ``plan``."""
     words = ["python", "-m", "bench", "run", "--profile", plan["profile"]]
+    if "budget" in plan:  # the chapter is no profile
+        words = ["python", "-m", "bench", "chapter", "--budget", plan["budget"]]
     for pattern in only:
         words += ["--only", pattern]
-    words += ["--device", plan["device"], "--seed", str(plan["seed"])]
-    words += ["--threads", str(plan["threads"])]
+    words += ["--device", plan["device"]]
+    if "budget" in plan:
+        return words
+    words += ["--seed", str(plan["seed"]), "--threads", str(plan["threads"])]
     if plan["corpus"]["asked"] != "timemachine":
         words += ["--corpus", plan["corpus"]["asked"]]
     return words

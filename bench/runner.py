@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,11 +17,13 @@ import numpy as np
 
 from bench import rows
 from bench.progress import RunProgress
-from bench.results import CURVES, ROUNDS, TRAINING
+from bench.results import CURVES, HELD_OUT, ROUNDS, SAMPLES, TRAINING
 from bench.worker_process import CACHE_PREFIX, WorkerEnded, WorkerProcess
-from bench.workloads import Profile
+from bench.workloads import Profile, Workload
 
 Item = TypeVar("Item")
+
+WORKLOAD_FIELDS = [field.name for field in fields(Workload)]
 
 SAMPLE_PREFIX = "time traveller"
 SAMPLE_LENGTH = 50
@@ -40,14 +42,16 @@ class ActiveCase:
     """A case whose worker is alive, and what it has answered so far."""
 
     case: dict[str, Any]
+    workload: dict[str, Any]
     worker: WorkerProcess
     figures: dict[str, Any] = field(default_factory=dict)
     rounds: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0  # of training
+    is_over: bool = False  # it has trained as long as it should
 
 
 class Runner:
-    """Runs the cases of a plan that have no row yet, workload by workload.
+    """Runs the cases of a plan that have no row yet: what is learned, then what is timed.
 
     Args:
         plan: as stored in ``plan.json``.
@@ -56,6 +60,7 @@ class Runner:
         peaks: floating-point operations a second by ``dtype/precision``.
         directory: where the tables are.
         progress: where to say what happens.
+        more_for_job: what the worker of a case is told beyond the ordinary.
     """
 
     def __init__(
@@ -66,18 +71,20 @@ class Runner:
         peaks: dict[str, float],
         directory: Path,
         progress_for: Callable[[float], RunProgress],
+        more_for_job: Callable[[dict[str, Any]], dict[str, Any]] = lambda case: {},
     ) -> None:
         self.plan = plan
         self.profile = profile
         self.text = text
         self.peaks = peaks
         self.directory = directory
+        self.more_for_job = more_for_job
         self.workloads = {w["workload"]: w for w in plan["workloads"]}
         self.logs = directory / "logs"
         done = TRAINING.load(directory)["case_id"]
         self.done = set(done)
         # An interrupted case left rounds and no row: they would be counted twice.
-        for table in (ROUNDS, CURVES):
+        for table in (ROUNDS, CURVES, HELD_OUT, SAMPLES):
             table.keep(directory, self.done)
         self.missing = [c for c in plan["cases"] if c["case_id"] not in self.done]
         self._alive: list[WorkerProcess] = []
@@ -92,14 +99,14 @@ class Runner:
             for case in self.missing:
                 if case["unsupported"]:
                     self._write_row(case, "unsupported", case["unsupported"], {})
-            for workload in self.workloads.values():
-                cases = [
-                    c
-                    for c in self.missing
-                    if c["workload"] == workload["workload"] and not c["unsupported"]
-                ]
-                if cases:
-                    self._run_workload(workload, cases)
+            runnable = [c for c in self.missing if not c["unsupported"]]
+            groups: dict[str, list[dict[str, Any]]] = {}
+            for case in runnable:
+                if case.get("timed", True):
+                    groups.setdefault(case.get("group", case["workload"]), []).append(case)
+            self._run_untimed([c for c in runnable if not c.get("timed", True)])
+            for group, cases in groups.items():
+                self._run_side_by_side(group, cases)
         finally:
             self._stop_all()
             self.progress.close()
@@ -113,26 +120,22 @@ class Runner:
         for worker in list(self._alive):
             worker.stop()
 
-    # One workload
+    # Cases that are compared: their rounds take turns
 
-    def _run_workload(self, workload: dict[str, Any], cases: list[dict[str, Any]]) -> None:
-        self.progress.say(f"{workload['title']} ({workload['workload']}): {len(cases)} cases")
-        active = self._all(cases, lambda case: self._prepare(workload, case))
+    def _run_side_by_side(self, group: str, cases: list[dict[str, Any]]) -> None:
+        title = self.workloads[group]["title"] + ": " if group in self.workloads else ""
+        self.progress.say(f"{title}{group}, {len(cases)} cases")
+        active = self._all(cases, self._prepare)
         turn = 0
-        while any(len(a.rounds) < workload["epochs"] for a in active):
-            epochs = min(self._epochs_a_turn(active), workload["epochs"] - len(active[0].rounds))
+        while any(not a.is_over for a in active):
+            epochs = self._epochs_a_turn(active)
             if self.profile.hurried:
-                take_turn = partial(self._turn, workload, turn=turn, epochs=epochs)
-                active = self._all(active, take_turn)
+                active = self._all(active, partial(self._turn, turn=turn, epochs=epochs))
             else:  # one at a time, each with the machine to itself
-                active = [a for a in active if self._turn(workload, a, turn=turn, epochs=epochs)]
+                active = [a for a in active if self._turn(a, turn=turn, epochs=epochs)]
             turn += 1
         finished = self._all(active, self._finish)
-        found = {
-            a.case["case_id"]: a.figures
-            | rows.figures(workload, a.case, a.rounds, self._peak(workload))
-            for a in finished
-        }
+        found = {a.case["case_id"]: self._figures(a) for a in finished}
         factors = rows.factors(
             [a.case for a in finished], found, [r for a in finished for r in a.rounds]
         )
@@ -142,11 +145,45 @@ class Runner:
             self._write_row(a.case, "ok", "", found[case_id] | factor)
             self.progress.say(f"  {case_id}: {self._headline(a)}")
 
+    def _figures(self, active: ActiveCase) -> dict[str, Any]:
+        workload = active.workload
+        measured = rows.figures(workload, active.case, active.rounds, self._peak(workload))
+        return {k: v for k, v in active.figures.items() if k in TRAINING.columns} | measured
+
+    # Cases of which only what they learn counts: as many at a time as there is room for
+
+    def _run_untimed(self, cases: list[dict[str, Any]]) -> None:
+        if not cases:
+            return
+        self.progress.say(
+            f"{len(cases)} cases for what they learn, {self.plan['learn_at_once']} at a time: "
+            "their speeds are not kept"
+        )
+        self._all(cases, self._learn, self.plan["learn_at_once"])
+
+    def _learn(self, case: dict[str, Any]) -> ActiveCase | None:
+        active = self._prepare(case)
+        turn = 0
+        while active is not None and not active.is_over:
+            active = self._turn(active, turn=turn, epochs=self._epochs_a_turn([active]))
+            turn += 1
+        active = active and self._finish(active)
+        if active is not None:
+            common = {"case_id": case["case_id"], "run_id": self.plan["run_id"]}
+            HELD_OUT.append(self.directory, [{**common, **r} for r in active.figures["held_out"]])
+            SAMPLES.append(self.directory, [{**common, **r} for r in active.figures["samples"]])
+            self._write_row(case, "ok", "", self._figures(active))
+            self.progress.say(f"  {case['case_id']}: {self._headline(active)}")
+        return active
+
     def _all(
-        self, items: Sequence[Item], do: Callable[[Item], ActiveCase | None]
+        self,
+        items: Sequence[Item],
+        do: Callable[[Item], ActiveCase | None],
+        at_once: int | None = None,
     ) -> list[ActiveCase]:
         """Those that ``do`` returned, of several at a time."""
-        with ThreadPoolExecutor(self.plan["prepare_at_once"]) as pool:
+        with ThreadPoolExecutor(at_once or self.plan["prepare_at_once"]) as pool:
             try:
                 done = list(pool.map(do, items))
             except BaseException:
@@ -156,28 +193,29 @@ class Runner:
                 raise
         return [active for active in done if active is not None]
 
-    def _prepare(self, workload: dict[str, Any], case: dict[str, Any]) -> ActiveCase | None:
+    def _prepare(self, case: dict[str, Any]) -> ActiveCase | None:
         if self._is_stopping:
             return None
+        workload = self.workloads[case["workload"]]
+        is_timed = case.get("timed", True)
         self.progress.doing(f"preparing {case['case_id']}")
         job = {
-            "workload": {
-                k: v for k, v in workload.items() if k not in ("workload", "flops_per_token")
-            },
+            "workload": {k: v for k, v in workload.items() if k in WORKLOAD_FIELDS},
             "implementation": case["implementation"],
             "execution": case["execution"],
             "device": self.plan["device"],
-            "seed": self.plan["seed"],
-            "threads": self.plan["threads"],
+            "seed": self.plan["seed"] if workload["seed"] is None else workload["seed"],
+            "threads": self.plan["threads"] if is_timed else self.plan["learn_threads"],
             "text": self.text,
-            "validate_every": self.profile.validate_every,
+            "validate_every": workload["validate_every"] or self.profile.validate_every,
             "sample_prefix": SAMPLE_PREFIX,
             "sample_length": SAMPLE_LENGTH,
+            **self.more_for_job(case),
         }
         log = self.logs / (case["case_id"].replace("/", "__") + ".log")
         worker = WorkerProcess(job, log, self.plan["case_seconds"], self._shared_cache)
         self._alive.append(worker)
-        active = ActiveCase(case, worker)
+        active = ActiveCase(case, workload, worker)
         answer = self._ask(active)
         if answer is None:
             return None
@@ -185,17 +223,20 @@ class Runner:
         self.progress.doing(f"prepared {case['case_id']}", PREPARATION_SECONDS)
         return active
 
-    def _turn(
-        self, workload: dict[str, Any], active: ActiveCase, turn: int, epochs: int
-    ) -> ActiveCase | None:
-        case_id = active.case["case_id"]
-        self.progress.doing(f"epoch {len(active.rounds) + 1} of {workload['epochs']}, {case_id}")
-        active.worker.send({"turn": epochs})
+    def _turn(self, active: ActiveCase, turn: int, epochs: int) -> ActiveCase | None:
+        if active.is_over:
+            return active
+        case_id, workload, done = active.case["case_id"], active.workload, len(active.rounds)
+        self.progress.doing(f"epoch {done + 1} of {workload['epochs']}, {case_id}")
+        active.worker.send({"turn": min(epochs, workload["epochs"] - done)})
         answer = self._ask(active, turn)
         if answer is None:
             return None
         self._keep_rounds(active, turn, answer["rounds"])
-        self.progress.doing(case_id, epochs * self._epoch_estimate(workload))
+        active.is_over = answer["is_over"] or len(active.rounds) >= workload["epochs"]
+        left_out = workload["epochs"] - len(active.rounds) if active.is_over else 0
+        counted = len(active.rounds) - done + left_out
+        self.progress.doing(case_id, counted * self._epoch_estimate(active.case))
         return active
 
     def _finish(self, active: ActiveCase) -> ActiveCase | None:
@@ -235,6 +276,7 @@ class Runner:
 
     def _keep_rounds(self, active: ActiveCase, turn: int, rounds: list[dict[str, Any]]) -> None:
         common = {"case_id": active.case["case_id"], "run_id": self.plan["run_id"]}
+        is_timed = active.case.get("timed", True)
         timed, curve = [], []
         for entry in rounds:
             active.seconds += entry["seconds"]
@@ -248,15 +290,15 @@ class Runner:
             }
             timed.append(row)
             perplexities = {k: entry[k] for k in ("train_perplexity", "validation_perplexity")}
-            curve.append(
-                {**common, "epoch": entry["epoch"], "seconds": active.seconds, **perplexities}
-            )
+            seconds = active.seconds if is_timed else None  # beside others they mean nothing
+            curve.append({**common, "epoch": entry["epoch"], "seconds": seconds, **perplexities})
             active.rounds.append({**row, **perplexities, "training_seconds": active.seconds})
-        ROUNDS.append(self.directory, timed)
+        if is_timed:
+            ROUNDS.append(self.directory, timed)
         CURVES.append(self.directory, curve)
 
     def _epochs_a_turn(self, active: list[ActiveCase]) -> int:
-        if not active[0].rounds:
+        if any(not a.rounds for a in active):
             return 1  # the warm-up, and the first look at how long an epoch takes
         fastest = min(a.rounds[-1]["seconds"] for a in active)
         return max(1, min(MOST_EPOCHS_A_TURN, math.ceil(TURN_SECONDS / fastest)))
@@ -266,6 +308,8 @@ class Runner:
         text = f"training perplexity {last['train_perplexity']:.3f} after {last['epoch']} epochs"
         if active.case["interpreted"]:
             return f"checked in the interpreter, {text}"
+        if not active.case.get("timed", True):
+            return text
         counted = [r["tokens_per_second"] for r in active.rounds if not r["warm_up"]]
         return f"{np.median(counted):,.0f} tokens/s, {text}" if counted else text
 
@@ -283,13 +327,15 @@ class Runner:
     def _estimate(self, case: dict[str, Any]) -> float:
         if case["unsupported"]:
             return 0.0
-        workload = self.workloads[case["workload"]]
-        return PREPARATION_SECONDS + workload["epochs"] * self._epoch_estimate(workload)
+        epochs = self.workloads[case["workload"]]["epochs"]
+        return PREPARATION_SECONDS + epochs * self._epoch_estimate(case)
 
-    def _epoch_estimate(self, workload: dict[str, Any]) -> float:
-        flops = workload["flops_per_token"] * workload["num_train"]
+    def _epoch_estimate(self, case: dict[str, Any]) -> float:
+        workload = self.workloads[case["workload"]]
+        characters = sum(n for _, n in workload["training"]) or workload["num_train"]
         peak = self._peak(workload) or 1e11
-        return float(flops / peak / 0.4 + 2e-5 * workload["num_train"] / workload["batch_size"])
+        seconds = workload["flops_per_token"] * characters / peak / 0.4
+        return float(seconds + 2e-5 * characters / workload["batch_size"])
 
 
 def wall_time() -> str:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import shlex
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from bench.chapter import floors
+from bench.chapter.texts import texts_for_job
 from bench.progress import RunProgress
 from bench.results import TRAINING, ResultsError, read_json, write_json
 from bench.rows import run_command
 from bench.runner import Runner, wall_time
-from bench.workloads import PROFILES
+from bench.workloads import PROFILES, Profile
 
 REPORTS = Path("reports")
 
-MUST_AGREE = ("schema", "profile", "only", "device", "seed", "threads", "commit", "cases")
+MUST_AGREE = (
+    *("schema", "profile", "budget", "only", "device", "seed", "threads", "commit", "cases"),
+)
 """What a resumed run may not change: its rows would no longer belong to one another."""
 
 
@@ -72,9 +77,9 @@ def _precision_title(key: str) -> str:
 
 def _refuse_to_mix(directory: Path, stored: dict[str, Any], plan: dict[str, Any]) -> None:
     differing = [
-        f"{key} ({_brief(stored.get(key))} there, {_brief(plan[key])} now)"
+        f"{key} ({_brief(stored.get(key))} there, {_brief(plan.get(key))} now)"
         for key in MUST_AGREE
-        if stored.get(key) != plan[key]
+        if stored.get(key) != plan.get(key)
     ]
     if stored.get("corpus", {}).get("sha256") != plan["corpus"]["sha256"]:
         differing.append("the text")
@@ -95,7 +100,8 @@ def run(answer: dict[str, Any], directory: Path, console: Console, started: floa
     Returns whether any case failed. Whatever interrupts it, the rows so far are on disk.
     """
     plan = answer["plan"]
-    profile = PROFILES[plan["profile"]]
+    is_chapter = "budget" in plan
+    profile = chapter_profile(plan) if is_chapter else PROFILES[plan["profile"]]
     _say_what_comes(plan, answer["origin"], directory, console)
     runner = Runner(
         plan,
@@ -104,10 +110,13 @@ def run(answer: dict[str, Any], directory: Path, console: Console, started: floa
         answer["peaks"],
         directory,
         lambda seconds: RunProgress(console, seconds),
+        partial(texts_for_job, plan, answer["texts"]) if is_chapter else lambda case: {},
     )
     if len(runner.done) > 0:
         _say(console, f"Resuming: {len(runner.done)} of {len(plan['cases'])} cases have a row.")
     runner.run()
+    if is_chapter:
+        floors.measure(plan, answer["texts"], directory, partial(_say, console))
     not_timed = None
     if profile.layers_seconds and not plan["only"]:
         not_timed = _time_layers(plan, profile.layers_seconds, directory, console)
@@ -124,8 +133,16 @@ def run(answer: dict[str, Any], directory: Path, console: Console, started: floa
     return bool((~statuses.isin(["ok", "unsupported"])).any())
 
 
+def chapter_profile(plan: dict[str, Any]) -> Profile:
+    """How the runner treats the chapter's cases, which a budget chooses instead of a profile."""
+    return Profile(name="chapter", purpose=plan["purpose"], workloads=(), validate_every=5)
+
+
 def _say_what_comes(plan: dict[str, Any], origin: str, directory: Path, console: Console) -> None:
-    _say(console, f"Profile {plan['profile']} on {plan['device']}: {plan['purpose']}")
+    what = (
+        f"Chapter, budget {plan['budget']}," if "budget" in plan else f"Profile {plan['profile']}"
+    )
+    _say(console, f"{what} on {plan['device']}: {plan['purpose']}")
     _say(console, f"Text: {plan['corpus']['title']} ({origin})")
     if plan["corpus"]["note"]:
         _say(console, f"Note: {plan['corpus']['note']}")
@@ -150,8 +167,12 @@ def _time_layers(
 def show(directory: Path, console: Console) -> None:
     """Render the report and print its ranking and where it is."""
     from bench import index, report  # matplotlib is slow to import; nothing before needs it
+    from bench.chapter import page
 
-    report.render(directory).print(console)
+    if "budget" in read_json(directory / "plan.json"):
+        page.render(directory).print(console)
+    else:
+        report.render(directory).print(console)
     root = directory.resolve().parent.parent
     if root.name == REPORTS.name:
         _say(console, f"Index: {index.write(root)}")
@@ -160,6 +181,8 @@ def show(directory: Path, console: Console) -> None:
 def resume_command(plan: dict[str, Any], directory: Path) -> str:
     """The command line that goes on where a run was stopped."""
     words = run_command(plan, plan["only"])
+    if "budget" in plan:
+        words += ["--threads", str(plan["threads"])]
     return shlex.join([*words, "--output", str(directory), "--resume"])
 
 

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 import torch
@@ -47,6 +47,12 @@ class Job:
     validate_every: int
     sample_prefix: str
     sample_length: int
+    # The chapter's exercises train on texts of their own; without them text is cut as published.
+    training_text: str | None = None
+    validation_text: str | None = None
+    held_out: dict[str, str] = field(default_factory=dict)  # by name, all of one length
+    passage: int = 0  # characters of a passage of the held-out texts; 0: each is one
+    more_prefixes: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, line: str) -> Job:
@@ -54,6 +60,8 @@ class Job:
         workload = fields["workload"]
         if workload["recurrent"] is not None:
             workload["recurrent"] = tuple(workload["recurrent"])
+        workload["training"] = tuple((name, count) for name, count in workload.get("training", ()))
+        fields["more_prefixes"] = tuple(fields.get("more_prefixes", ()))
         return cls(**{**fields, "workload": Workload(**workload)})
 
 
@@ -64,6 +72,33 @@ class Failed(Exception):
         super().__init__(reason)
         self.status = status
         self.figures = figures
+
+
+class BestWeights:
+    """The weights with the lowest validation perplexity so far, and when to stop looking."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.epoch = 0
+        self.perplexity = math.inf
+        self._weights: dict[str, torch.Tensor] = {}
+        self._misses = 0
+
+    def offer(self, model: LanguageModel, epoch: int, perplexity: float) -> None:
+        """Keep a copy of the weights if they validate better than all before."""
+        if perplexity < self.perplexity:
+            self.epoch, self.perplexity, self._misses = epoch, perplexity, 0
+            self._weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        else:
+            self._misses += 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether as many validations in a row as patience allows brought nothing better."""
+        return 0 < self.patience <= self._misses
+
+    def restore(self, model: LanguageModel) -> None:
+        model.load_state_dict(self._weights)
 
 
 class CaseRun:
@@ -77,12 +112,19 @@ class CaseRun:
         torch.set_num_threads(job.threads)
         set_matmul_precision(workload.matmul_precision)
         self.vocabulary = Vocabulary(job.text)
-        tokens = self.vocabulary.encode(job.text).to(self.device)
-        train, validation = split(tokens, workload.num_train, workload.num_validation)
+        if job.training_text is None or job.validation_text is None:
+            tokens = self._encode(job.text)
+            train, validation = split(tokens, workload.num_train, workload.num_validation)
+        else:
+            train, validation = self._encode(job.training_text), self._encode(job.validation_text)
         sizes = (workload.batch_size, workload.num_steps)
         self.minibatches = Minibatches(train, *sizes, seed=job.seed)
         self.validation = Minibatches(validation, *sizes, seed=job.seed)
         self.epochs_done = 0
+        self.best = BestWeights(workload.patience)
+
+    def _encode(self, text: str) -> torch.Tensor:
+        return self.vocabulary.encode(text).to(self.device)
 
     def prepare(self) -> dict[str, Any]:
         """Build, compile, take a first step (the cold start); then check; then start afresh."""
@@ -176,19 +218,63 @@ class CaseRun:
             is_last = self.epochs_done == self.job.workload.epochs
             if is_last or self.epochs_done % self.job.validate_every == 0:
                 evaluated = language_model.twin(self.model)
-                entry["validation_perplexity"] = evaluate(evaluated, self.validation)
-        return {"rounds": rounds}
+                perplexity = evaluate(evaluated, self.validation)
+                entry["validation_perplexity"] = perplexity
+                if self.job.held_out or self.job.workload.patience:
+                    self.best.offer(self.model, self.epochs_done, perplexity)
+                if self.best.is_over:
+                    break
+        return {"rounds": rounds, "is_over": self.best.is_over}
 
     def finish(self) -> dict[str, Any]:
         """What is known only at the end: peak memory, and what the model writes."""
         peak, kind = measurement.peak_memory(self.device)
-        sample = generate(
-            language_model.twin(self.model),
-            self.vocabulary,
-            self.job.sample_prefix,
-            self.job.sample_length,
-        )
-        return {"peak_memory_mib": peak, "peak_memory_kind": kind, "sample": sample}
+        model = language_model.twin(self.model)
+        prefixes = (self.job.sample_prefix, *self.job.more_prefixes)
+        samples = [generate(model, self.vocabulary, p, self.job.sample_length) for p in prefixes]
+        return {
+            "peak_memory_mib": peak,
+            "peak_memory_kind": kind,
+            "sample": samples[0],
+            "samples": [
+                {"prefix": p, "text": text, "verbatim": self._verbatim(text[len(p) :])}
+                for p, text in zip(prefixes, samples, strict=True)
+            ],
+            "held_out": self._held_out(model),
+        }
+
+    def _verbatim(self, continuation: str) -> int:
+        """How many characters of it, from its first, stand like that in the training text."""
+        trained_on = self.vocabulary.decode(self.minibatches.tokens)
+        return next(n for n in range(len(continuation), -1, -1) if continuation[:n] in trained_on)
+
+    def _held_out(self, model: LanguageModel) -> list[dict[str, Any]]:
+        """Bits of the held-out texts, by the last weights and by those that validated best."""
+        if not self.job.held_out:
+            return []
+        # Here, because the gate also runs commits of deeprnn that are older than this module.
+        from deeprnn.held_out import bits_by_passage
+
+        tokens = torch.stack([self._encode(text) for text in self.job.held_out.values()], dim=1)
+        passage = self.job.passage or len(tokens)
+        found = []
+        for weights, epoch in (("last", self.epochs_done), ("best", self.best.epoch)):
+            if weights == "best":
+                self.best.restore(model)
+            bits = bits_by_passage(model, tokens, passage)  # (passages, texts)
+            for column, name in enumerate(self.job.held_out):
+                found += [
+                    {
+                        "weights": weights,
+                        "epoch": epoch,
+                        "text": name,
+                        "passage": index,
+                        "characters": min(passage, len(tokens) - index * passage),
+                        "bits": float(bits[index, column]),
+                    }
+                    for index in range(len(bits))
+                ]
+        return found
 
 
 def failure(error: BaseException) -> dict[str, Any]:

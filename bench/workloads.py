@@ -28,6 +28,10 @@ class Workload:
     recurrent: tuple[bool, ...] | None = None  # by layer; None: every layer
     num_train: int = 10_000  # characters
     num_validation: int = 5_000
+    training: tuple[tuple[str, int], ...] = ()  # text and its first characters; (): one text, above
+    seed: int | None = None  # None: that of the run
+    patience: int = 0  # validations without improvement that end the training; 0: all epochs
+    validate_every: int | None = None  # epochs; None: as the profile says
     published_tokens_per_second: float | None = None
     published_perplexity: float | None = None
     published_note: str = ""
@@ -52,6 +56,10 @@ class Workload:
             parts.append(f"recurrent{which}")
         if self.initialization != "uniform":
             parts.append(self.initialization)
+        if self.training:
+            parts.append("+".join(f"{name}{count}" for name, count in self.training))
+        if self.seed is not None:
+            parts.append(f"seed{self.seed}")
         return "-".join(parts)
 
     def flops_per_token(self, vocabulary_size: int) -> float:

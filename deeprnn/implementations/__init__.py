@@ -82,3 +82,22 @@ def interpreted(name: str, device: str) -> bool:
         return device in load(name).support.interpreted_on
     except MissingPackage:
         return False
+
+
+OWN_BY_SPEED = ("triton_sequence", "manual_gradient", "python_loop")
+"""The fastest of our own first, as the reports rank them (on a GPU: as predicted)."""
+
+
+def fastest_of_our_own(request: Request) -> str:
+    """The fastest implementation here that can run ``request`` and is no vendor's library.
+
+    Raises:
+        ValueError: none can; the reasons are named.
+    """
+    reasons = []
+    for name in OWN_BY_SPEED:
+        reason = why_unsupported(name, request)
+        if reason is None and not interpreted(name, request.device):
+            return name
+        reasons.append(f"{name}: {reason or 'runs in an interpreter'}")
+    raise ValueError(f"none of our own implementations can run this: {'; '.join(reasons)}")

@@ -70,6 +70,46 @@ def test_a_limit_ends_it(start):
     assert not psutil.pid_exists(process._process.pid)
 
 
+def test_texts_of_its_own_and_held_out_text(start):
+    process = start(
+        training_text=TEXT[:200],
+        validation_text=TEXT[50:150],
+        held_out={"one": TEXT[:50], "two": TEXT[7:57]},
+        passage=20,
+        more_prefixes=["traveller"],
+    )
+    process.receive()
+    process.send({"turn": 3})
+    rounds = process.receive()["rounds"]
+    best = min(rounds, key=lambda entry: entry["validation_perplexity"])
+    process.send({"finish": True})
+    finished = process.receive()
+    found = finished["held_out"]
+    assert len(found) == 2 * 2 * 3  # weights, texts, passages
+    assert {(r["weights"], r["epoch"]) for r in found} == {("last", 3), ("best", best["epoch"])}
+    assert [r["characters"] for r in found if r["text"] == "two"] == 2 * [20, 20, 10]
+    assert all(r["bits"] > 0 for r in found)
+    for sample, prefix in zip(finished["samples"], ["time", "traveller"], strict=True):
+        assert sample["prefix"] == prefix
+        written = sample["text"].removeprefix(prefix)
+        assert len(written) == 5
+        assert written[: sample["verbatim"]] in TEXT[:200]
+        assert sample["verbatim"] == 5 or written[: sample["verbatim"] + 1] not in TEXT[:200]
+
+
+def test_training_ends_when_patience_does(start):
+    workload = asdict(PROFILES["smoke"].workloads[0])
+    # Steps this large overshoot at once: no validation is better than the first for long.
+    process = start(workload={**workload, "learning_rate": 50.0, "patience": 2, "epochs": 40})
+    process.receive()
+    process.send({"turn": 40})
+    answer = process.receive()
+    perplexities = [r["validation_perplexity"] for r in answer["rounds"]]
+    assert answer["is_over"]
+    assert len(perplexities) < 40
+    assert min(perplexities[-2:]) >= min(perplexities[:-2])
+
+
 def test_a_killed_worker_is_named(start):
     process = start()
     process._process.send_signal(signal.SIGKILL)
