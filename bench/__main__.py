@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from bench.chapter.exercises import BUDGETS, PARTS
 from bench.gate_commands import gate, noise
 from bench.kernels_command import kernels
 from bench.results import ResultsError
@@ -32,6 +33,7 @@ Examples:
   python -m bench list --profile smoke                every case of a profile
   python -m bench run                                 quick on a CPU, full on a GPU
   python -m bench run --profile published --only lstm the published LSTM, 500 epochs
+  python -m bench chapter                             the chapter's runs and exercises
   python -m bench report reports/my-machine/quick     render a stored report again
   python -m bench gate revisions --base main          did my commit make training slower?
 
@@ -39,6 +41,9 @@ Examples:
 Exit codes: 0 done; 1 a case was incorrect, diverged, crashed, or ran out of time or memory
 (the others are done all the same); 2 wrong use; 130 stopped with Ctrl-C.""",
 )
+
+_PARTS = "\b\nParts:\n" + "\n".join(f"  {name:<11} {title}" for name, title in PARTS.items())
+_PARTS += "\n\nBudgets:\n" + "\n".join(f"  {b.name:<9} {b.purpose}" for b in BUDGETS.values())
 
 _PROFILES = "\b\n" + "\n".join(f"  {p.name:<10} {p.purpose}" for p in PROFILES.values())
 
@@ -144,7 +149,10 @@ def _print_plan(plan: dict[str, Any]) -> None:
     console = _console()
     cases = plan["cases"]
     refused = sum(bool(case["unsupported"]) for case in cases)
-    lines = [f"Profile {plan['profile']} on {plan['device']}: {plan['purpose']}"]
+    what = (
+        f"Chapter, budget {plan['budget']}," if "budget" in plan else f"Profile {plan['profile']}"
+    )
+    lines = [f"{what} on {plan['device']}: {plan['purpose']}"]
     for workload in plan["workloads"]:
         lines += ["", f"{workload['title']}, {workload['epochs']} epochs"]
         for case in cases:
@@ -183,8 +191,6 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:
     """Train every case of a profile, and write the report."""
-    from bench import session
-
     started = time.monotonic()
     request = {
         "profile": profile,
@@ -201,6 +207,15 @@ def run(
     if dry_run:
         _print_plan(answer["plan"])
         return
+    _carry_out(answer, output, resume, started)
+
+
+def _carry_out(
+    answer: dict[str, Any], output: Path | None, resume: bool, started: float
+) -> NoReturn:
+    """Run a plan to its end, or to Ctrl-C, and leave with the exit code that says which."""
+    from bench import session
+
     console = _console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped by a scheduler: same path
     try:
@@ -221,6 +236,58 @@ def run(
         )
         raise typer.Exit(130) from None
     raise typer.Exit(1 if failed else 0)
+
+
+@app.command(epilog=_PARTS)
+def chapter(
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget", help=f"{', '.join(BUDGETS)}. Default: quick on a CPU, full with CUDA."
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Only this part; may be given several times."),
+    ] = None,
+    device: DeviceOption = "auto",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Default: reports/<machine>/chapter."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Run only what --output DIR still lacks.")
+    ] = False,
+    threads: ThreadsOption = 0,
+    case_seconds: Annotated[
+        float,
+        typer.Option("--case-seconds", min=0, help="Stop a case that takes longer; 0: 3 hours."),
+    ] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+) -> None:
+    """Reproduce the chapter's published runs and answer its exercises; writes chapter.html.
+
+    \b
+    Examples:
+      python -m bench chapter                                   all of it, reduced, on a CPU
+      python -m bench chapter --budget standard --only runs     the published runs, 500 epochs
+      python -m bench chapter --budget full -o DIR --resume     go on where it was stopped
+    """
+    started = time.monotonic()
+    if resume and output is None:
+        _refuse("--resume needs the directory to continue: --output DIR")
+    request = {
+        "budget": budget,
+        "only": only or [],
+        "device": device,
+        "threads": threads,
+        "case_seconds": case_seconds,
+    }
+    answer = _ask_planner(measure=not dry_run, **request)
+    if dry_run:
+        _print_plan(answer["plan"])
+        return
+    _carry_out(answer, output, resume, started)
 
 
 @app.command()
