@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
 EXPONENTS = (1e-3, 10.0)
 """Where the exponent is looked for. Ten makes a step: all but the first size lie on the floor."""
-_POINTS = 1000  # of the grids of exponents
+_POINTS = 2000  # of the grids of exponents
 _ZOOMS = 4  # times that the grid closes in on the best exponent
 _ROUNDING = 1e-6  # no fit is so good that its residual, in bits, counts as less
 
