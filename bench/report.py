@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 from markupsafe import Markup, escape
 from rich.console import Console
 from rich.text import Text
@@ -74,19 +74,20 @@ def render(directory: Path) -> Summary:
     report = load(directory)
     summary = Summary(report, verdict(report), problems(report), directory / "report.html")
     drawn = plots.write_all(report, directory / "plots")
-    _replace(directory / "summary.md", _render("summary.md", summary, drawn))
-    _replace(summary.page, _render("report.html", summary, drawn))
+    replace_file(directory / "summary.md", _render("summary.md", summary, drawn))
+    replace_file(summary.page, _render("report.html", summary, drawn))
     return summary
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Write ``text`` so that a reader sees the old file or the new one, never half of one."""
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(text, "utf-8")
     temporary.replace(path)
 
 
-def _render(template: str, summary: Summary, drawn: list[plots.Plot]) -> str:
+def template(name: str) -> Template:
+    """A template with the filters that the pages share; HTML is escaped, an unknown name fails."""
     environment = Environment(
         loader=PackageLoader("bench"),
         autoescape=select_autoescape(["html"]),
@@ -105,8 +106,12 @@ def _render(template: str, summary: Summary, drawn: list[plots.Plot]) -> str:
         "decimals": tables.decimals,
         "setting": _setting,
     }
+    return environment.get_template(name)
+
+
+def _render(name: str, summary: Summary, drawn: list[plots.Plot]) -> str:
     report = summary.report
-    return environment.get_template(template).render(
+    return template(name).render(
         report=report,
         plan=report.plan,
         corpus=report.plan.get("corpus") or {},

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.chapter import compressors, ngram
+from bench.chapter.ngram import SMOOTHINGS
 from bench.chapter.texts import held_out_text, training_text, validation_text
 from bench.results import Table
-
-SMOOTHINGS = ("kneser_ney", "witten_bell")
 
 FLOORS = Table(
     "floors.csv",
@@ -59,7 +58,8 @@ def measure(
     for key in lacking:
         training, validation, names = wanted[key]
         text = training_text(training, texts)
-        order = ngram.best_order(text, validation_text(validation, texts, length), SMOOTHINGS[0])
+        chosen_by = validation_text(validation, texts, length)
+        orders = {model: ngram.best_order(text, chosen_by, model) for model in SMOOTHINGS}
         rows = []
         for model in (*SMOOTHINGS, *compressors.NAMES):
             for name in names:
@@ -67,16 +67,14 @@ def measure(
                     continue
                 judged = held_out_text(name, texts, length)
                 start = time.perf_counter()
-                is_ngram = model in SMOOTHINGS
-                bits = (
-                    ngram.held_out_bits(text, judged, order, model)
-                    if is_ngram
-                    else compressors.held_out_bits(model, text, judged)
-                )
+                if model in orders:
+                    bits = ngram.held_out_bits(text, judged, orders[model], model)
+                else:
+                    bits = compressors.held_out_bits(model, text, judged)
                 rows.append(
                     {
                         "model": model,
-                        "order": order if is_ngram else None,
+                        "order": orders.get(model),
                         "training": key,
                         "training_characters": len(text),
                         "text": name,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bench.chapter.floors import FLOORS
@@ -39,8 +40,8 @@ class Learned:
 
     @property
     def best_epoch(self) -> int:
-        at = self.curve["validation_perplexity"].astype(float).idxmin()
-        return int(self.curve.loc[at, "epoch"])
+        at = int(np.nanargmin(self.curve["validation_perplexity"].to_numpy(dtype=float)))
+        return int(self.curve["epoch"].iloc[at])
 
     def epochs_to(self, perplexity: float) -> int | None:
         """The first epoch whose training perplexity is at most this; None if there is none."""
@@ -70,7 +71,10 @@ class Chapter:
         if (directory / "environment.json").exists():
             self.environment = read_json(directory / "environment.json")
         rows = TRAINING.load(directory)
-        self.rows = {row["case_id"]: row for row in rows.to_dict("records")}
+        self.rows: dict[str, dict[str, Any]] = {
+            str(row["case_id"]): {str(k): v for k, v in row.items()}
+            for row in rows.to_dict("records")
+        }
         self.curves = dict(tuple(CURVES.load(directory).sort_values("epoch").groupby("case_id")))
         self.held_out = HELD_OUT.load(directory)
         self.samples = SAMPLES.load(directory)

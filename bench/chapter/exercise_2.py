@@ -1,0 +1,164 @@
+"""Exercise 2: a GRU instead of the LSTM, as printed and in fair comparisons."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from bench import tables
+from bench.chapter.curves import draw_curves
+from bench.chapter.section import (
+    Cell,
+    Picture,
+    Section,
+    Table,
+    more_or_less,
+    of_seeds,
+    percent_apart,
+    told_wrongly,
+)
+from bench.chapter.stored import Chapter, Learned, against, over_seeds
+from bench.statistics import Ratio
+
+PART = "exercise-2"
+LSTM, PRINTED, EQUAL_SIZE, EQUAL_PARAMETERS = (
+    "lstm",
+    "printed gru",
+    "gru of equal layers and width",
+    "gru of equal parameters",
+)
+
+
+def name(role: str, workload: dict[str, object]) -> str:
+    """What the page calls a network."""
+    if role == LSTM:
+        return "LSTM, 2 × 256"
+    size = f"GRU, {workload['num_layers']} × {workload['hidden_size']}"
+    why = {
+        PRINTED: "as printed",
+        EQUAL_SIZE: "equal layers and width",
+        EQUAL_PARAMETERS: "equal parameters",
+    }[role]
+    return f"{size}, {why}"
+
+
+def section(chapter: Chapter) -> Section | None:
+    """LSTM against GRUs; None before each network has a seed."""
+    learned = chapter.learned(PART)
+    if len(learned) < 4 or not all(learned.values()):
+        return None
+    in_time = _after_equal_time(chapter, learned)
+    rows = []
+    for role, found in learned.items():
+        speeds = [timed for timed in chapter.timed(PART) if timed.role == role]
+        rival = next((t for t in chapter.timed(PART) if t.role == LSTM), None)
+        cells = []
+        for position in range(2):
+            if position >= len(speeds):
+                cells.append(Cell(tables.MISSING))
+                continue
+            timed = speeds[position]
+            rival = next(
+                t
+                for t in chapter.timed(PART)
+                if t.role == LSTM and t.implementation == timed.implementation
+            )
+            ratio = chapter.faster(timed, rival)
+            times = "" if ratio is None or role == LSTM else f", {ratio.ratio:.2f} × the LSTM"
+            cells.append(Cell(tables.tokens(timed.tokens_per_second), timed.implementation + times))
+        rows.append(
+            (
+                Cell(name(role, found[0].workload)),
+                Cell(f"{found[0].workload['parameters']:,}"),
+                *cells,
+                of_seeds(over_seeds(found, lambda one: one.train_perplexity)),
+                of_seeds(in_time.get(role)),
+                of_seeds(over_seeds(found, lambda one: one.best_validation)),
+            )
+        )
+    epochs = learned[LSTM][0].epochs
+    heads = (
+        ("network", ""),
+        ("parameters", ""),
+        ("speed, own", "tokens/s"),
+        ("speed, library", "tokens/s"),
+        ("text trained on", f"perplexity after {epochs} epochs"),
+        ("text trained on", "after equal time"),
+        ("other text", "best perplexity"),
+    )
+    held_out, by_seed = against(
+        learned[EQUAL_PARAMETERS], learned[LSTM], lambda one: one.best_validation
+    )
+    return Section(
+        PART,
+        "Replace the LSTM by a GRU: what becomes of accuracy and training speed?",
+        _answer(chapter, learned, epochs),
+        (
+            Table(
+                "One recipe, learning rate 2",
+                heads,
+                tuple(rows),
+                "Equal time: each network trains for as long as the fastest of them takes for its "
+                f"{epochs} epochs, by the speeds measured here. The library's networks compute "
+                "the same as ours, so each is trained once.",
+            ),
+        ),
+        (
+            Picture(
+                "exercise_2",
+                "LSTM and GRUs by epoch",
+                "A line a seed. Solid: text trained on; dotted: the 5,000 characters after it.",
+                lambda: draw_curves(
+                    {name(role, found[0].workload): found for role, found in learned.items()}
+                ),
+            ),
+        ),
+        told_wrongly(
+            by_seed, held_out.ratio if held_out else 1.0, "held-out perplexity at equal parameters"
+        ),
+        len(learned[LSTM]),
+    )
+
+
+def _after_equal_time(
+    chapter: Chapter, learned: dict[str, list[Learned]]
+) -> dict[str, Ratio | None]:
+    """Training perplexity once as many seconds are spent as the fastest needs for all epochs."""
+    speeds = {role: chapter.speed(PART, role) for role in learned}
+    if not all(speeds.values()):
+        return {}
+    rates = {role: timed.tokens_per_second for role, timed in speeds.items() if timed}
+    fastest = max(rates.values())
+    found: dict[str, Ratio | None] = {}
+    for role, seeds in learned.items():
+        epochs = max(1, int(seeds[0].epochs * rates[role] / fastest))
+        found[role] = over_seeds(seeds, partial(_train_perplexity_after, epochs))
+    return found
+
+
+def _train_perplexity_after(epochs: int, one: Learned) -> float:
+    return float(one.curve["train_perplexity"].iloc[epochs - 1])
+
+
+def _answer(chapter: Chapter, learned: dict[str, list[Learned]], epochs: int) -> tuple[str, ...]:
+    sentences = []
+    for role, fair in (
+        (EQUAL_SIZE, "With equal layers and width"),
+        (EQUAL_PARAMETERS, "With as many parameters"),
+        (PRINTED, "As printed, one layer against two,"),
+    ):
+        train, _ = against(learned[role], learned[LSTM], lambda one: one.train_perplexity)
+        other, _ = against(learned[role], learned[LSTM], lambda one: one.best_validation)
+        speed = chapter.faster(chapter.speed(PART, role), chapter.speed(PART, LSTM))
+        assert train is not None
+        assert other is not None
+        faster = f"trains {speed.ratio:.2f} times as fast as the LSTM, and " if speed else ""
+        sentences.append(
+            f"{fair} the GRU {faster}has {_apart(train)} perplexity after {epochs} epochs and "
+            f"{_apart(other)} perplexity on other text."
+        )
+    return tuple(sentences)
+
+
+def _apart(ratio: Ratio) -> str:
+    word = more_or_less(ratio, "higher", "lower", "no clearly different")
+    return word if word.startswith("no") else f"{percent_apart(ratio.ratio)} {word}"

@@ -1,0 +1,116 @@
+"""What a part of the chapter says on the page: question, answer, figure, tables, command."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from bench import tables
+from bench.statistics import Ratio
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure with what stands small beneath it."""
+
+    main: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under heads; the first cell of a row names it."""
+
+    title: str
+    heads: tuple[tuple[str, str], ...]  # each with its unit
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure to be drawn, and its caption."""
+
+    name: str  # the stem of its files
+    title: str
+    caption: str
+    draw: Callable[[], Figure]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page."""
+
+    part: str
+    question: str
+    answer: tuple[str, ...]  # the first sentence is the answer
+    tables: tuple[Table, ...]
+    pictures: tuple[Picture, ...]
+    one_seed: str  # what a single seed would have told wrongly; empty where seeds are too few
+    seeds: int
+
+
+def of_seeds(value: Ratio | None, digits: int = 2, unit: str = "") -> Cell:
+    """A mean over seeds with its interval beneath."""
+    if value is None:
+        return Cell(tables.MISSING)
+    return Cell(tables.decimals(value.ratio, digits) + unit, interval(value, digits))
+
+
+def interval(value: Ratio, digits: int = 2) -> str:
+    """The 95 % interval, or that there is none."""
+    if not value.is_bounded:
+        return "one seed"
+    return tables.span(value.low, value.high, lambda v: tables.decimals(v, digits))
+
+
+def of_bits(values: Sequence[float | None], digits: int = 3) -> Cell:
+    """Bits a character: the mean over seeds, with the half width of its t interval beneath."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return Cell(tables.MISSING)
+    mean, half = mean_and_half(known)
+    detail = f"± {half:.{digits}f}" if math.isfinite(half) else "one seed"
+    return Cell(f"{mean:.{digits}f}", detail)
+
+
+def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and half of its 95 % t interval, infinite for one value."""
+    from scipy import stats
+
+    count = len(values)
+    mean = sum(values) / count
+    if count < 2:
+        return mean, math.inf
+    variance = sum((value - mean) ** 2 for value in values) / (count - 1)
+    reach = float(stats.t.ppf(0.975, count - 1))
+    return mean, reach * math.sqrt(variance / count)
+
+
+def more_or_less(ratio: Ratio, more: str, less: str, same: str) -> str:
+    """``more`` or ``less`` where the interval leaves 1 out, else ``same``."""
+    if ratio.is_bounded and ratio.low > 1:
+        return more
+    if ratio.is_bounded and ratio.high < 1:
+        return less
+    return same
+
+
+def percent_apart(ratio: float) -> str:
+    """How far a ratio is from 1, in percent, without a sign."""
+    return f"{abs(100 * (ratio - 1)):.{1 if abs(ratio - 1) < 0.1 else 0}f} %"
+
+
+def told_wrongly(by_seed: dict[int, float], mean: float, figure: str) -> str:
+    """What one seed alone would have said of a ratio of two networks, beside what all say."""
+    if len(by_seed) < 2:
+        return ""
+    against = [seed for seed, ratio in by_seed.items() if (ratio - 1) * (mean - 1) < 0]
+    span = f"from {min(by_seed.values()):.3f} to {max(by_seed.values()):.3f}"
+    if not against:
+        return f"Single seeds put the ratio of {figure} {span}, all on the same side."
+    share = f"{len(against)} of {len(by_seed)} seeds"
+    return f"Single seeds put the ratio of {figure} {span}: {share} alone would reverse the answer."
