@@ -28,13 +28,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels import floors, sequence, step, tiling
+from kernels import floors, sequence, step, tiling, wavefront
 from kernels.cells import GATES
 from kernels.tiling import CHIPS
 
 # cell, H: the layers of the published runs, all at B 32
 PUBLISHED = {"lstm": 256, "gru": 256, "rnn_tanh": 512}
 BATCH = 32
+WAVEFRONT_LAYERS = 2
 
 PRECISIONS = {
     "ieee": (torch.float32, "ieee"),
@@ -129,6 +130,25 @@ def sequence_variant(kernel: str, cell: str, H: int, precision: str,
     yield Variant(kernel, cell, H, precision, target, function, options)
 
 
+def wavefront_variant(kernel: str, cell: str, H: int, precision: str,
+                      target: str) -> Iterator[Variant]:  # fmt: skip
+    """The wavefront kernel as `kernels.wavefront` launches it, if it fits on the chip."""
+    dtype, input_precision = PRECISIONS[precision]
+    tiles = tiling.sequence_tiles(
+        BATCH, H, GATES[cell], dtype, input_precision, CHIPS[target], WAVEFRONT_LAYERS
+    )
+    if isinstance(tiles, str):
+        return
+    backward = kernel == "wavefront_backward"
+    options = sequence.launch_options(cell, H, dtype, tiles[backward], input_precision)
+    if backward:
+        function = wavefront.wavefront_backward_kernel
+    else:
+        function = wavefront.wavefront_forward_kernel
+        options |= {"SAVE": True}
+    yield Variant(kernel, cell, H, precision, target, function, options)
+
+
 def floor_variant(kernel: str, cell: str, H: int, precision: str,
                   target: str) -> Iterator[Variant]:  # fmt: skip
     """A floor of `kernels.floors` on the grid of the backward kernel, whose rows are longest."""
@@ -150,6 +170,8 @@ KERNELS = {
     "step_backward": step_variant,
     "sequence_forward": sequence_variant,
     "sequence_backward": sequence_variant,
+    "wavefront_forward": wavefront_variant,
+    "wavefront_backward": wavefront_variant,
     "floor_barrier": floor_variant,
     "floor_traffic": floor_variant,
 }
@@ -188,6 +210,8 @@ def compile_variant(variant: Variant) -> Compiled:
     if "BLOCK_H" in options:
         tile = f"{options['BLOCK_B']}x{options['BLOCK_H']}x{options['BLOCK_K']}"
         programs = -(-variant.H // options["BLOCK_H"]) * -(-BATCH // options["BLOCK_B"])
+        if variant.kernel.startswith("wavefront"):
+            programs *= WAVEFRONT_LAYERS
     compiled = Compiled(
         variant.kernel, variant.cell, variant.H, variant.precision, variant.target,
         tile=tile, programs=programs, warps=launch["num_warps"],
@@ -200,14 +224,15 @@ def compile_variant(variant: Variant) -> Compiled:
 def expected_shared(variant: Variant) -> int:
     """What `tiling` thinks the variant needs: whether a sequence kernel fits is decided by that."""
     chip = CHIPS[variant.target]
-    if not variant.kernel.startswith("sequence"):
+    if not variant.kernel.startswith(("sequence", "wavefront")):
         return chip.shared_memory
     options = variant.options
     tile = tiling.Tile(
         options["BLOCK_B"], options["BLOCK_H"], options["BLOCK_K"], options["WARPS"], 1
     )
-    dtype, backward = PRECISIONS[variant.precision][0], variant.kernel == "sequence_backward"
-    return tiling.shared_memory(tile, variant.H, options["G"], dtype, backward, chip)
+    dtype, backward = PRECISIONS[variant.precision][0], variant.kernel.endswith("backward")
+    weights = 2 if variant.kernel.startswith("wavefront") else 1
+    return tiling.shared_memory(tile, variant.H, options["G"], dtype, backward, chip, weights)
 
 
 def has_product(kernel: str) -> bool:

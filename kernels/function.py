@@ -64,7 +64,7 @@ def why_no_sequence(cell: str, B: int, H: int, dtype: torch.dtype, input_precisi
 
 def _layer(kernels: ModuleType, cell: str, gates_x: Tensor, weight_hh: Tensor, bias_hh: Tensor,
            state: State, input_precision: str) -> tuple[Tensor, State]:  # fmt: skip
-    h, c = _check(cell, gates_x, weight_hh, bias_hh, state, input_precision)
+    h, c = check_layer(cell, gates_x, weight_hh, bias_hh, state, input_precision)
     inputs = (gates_x, weight_hh, bias_hh, h) + (() if c is None else (c,))
     save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     results = _Layer.apply(kernels, cell, input_precision, save, *inputs)
@@ -73,7 +73,7 @@ def _layer(kernels: ModuleType, cell: str, gates_x: Tensor, weight_hh: Tensor, b
     return results[0], (results[1], results[2])
 
 
-def _check(cell: str, gates_x: Tensor, weight_hh: Tensor, bias_hh: Tensor, state: State,
+def check_layer(cell: str, gates_x: Tensor, weight_hh: Tensor, bias_hh: Tensor, state: State,
            input_precision: str) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Compare every argument with what `step_layer` promises; return h and c."""
     if cell not in GATES:
@@ -136,7 +136,7 @@ class _Layer(torch.autograd.Function):
         # which it never touches.
         cs = saved = hs
         if c is not None:
-            cs = gates_x.new_empty(T + 1, B, H, dtype=_accumulator(gates_x.dtype))
+            cs = gates_x.new_empty(T + 1, B, H, dtype=accumulator(gates_x.dtype))
             cs[0].copy_(c)
         if save and SAVED[cell]:
             saved = gates_x.new_empty(T, B, SAVED[cell] * H)
@@ -161,11 +161,11 @@ class _Layer(torch.autograd.Function):
         dgates_x = hs.new_empty(T, B, wide)
         # Only a GRU's reset gate makes the product's gradient differ from the input's.
         dgates_p = torch.empty_like(dgates_x) if ctx.cell == "gru" else dgates_x
-        accumulator = _accumulator(hs.dtype)
-        dh = grad_h.to(accumulator, copy=True, memory_format=torch.contiguous_format)
+        kind = accumulator(hs.dtype)
+        dh = grad_h.to(kind, copy=True, memory_format=torch.contiguous_format)
         dc = dh
         if grad_c is not None:
-            dc = grad_c.to(accumulator, copy=True, memory_format=torch.contiguous_format)
+            dc = grad_c.to(kind, copy=True, memory_format=torch.contiguous_format)
         ctx.kernels.backward(
             ctx.cell, grad_y.contiguous(), weight_hh, hs, cs, saved, dgates_x, dgates_p, dh, dc,
             input_precision=ctx.input_precision,
@@ -180,6 +180,6 @@ class _Layer(torch.autograd.Function):
         return grads if grad_c is None else (*grads, dc.to(ctx.c_dtype))
 
 
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
+def accumulator(dtype: torch.dtype) -> torch.dtype:
     """The type that sums and c are kept in."""
     return torch.float64 if dtype == torch.float64 else torch.float32

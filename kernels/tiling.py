@@ -107,11 +107,12 @@ def chip_of(device: torch.device) -> Chip:
 
 
 def sequence_tiles(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str,
-                   chip: Chip) -> tuple[Tile, Tile] | str:  # fmt: skip
+                   chip: Chip, layers: int = 1) -> tuple[Tile, Tile] | str:  # fmt: skip
     """Tiles of the sequence kernel, forward and backward, or the reason why it cannot run.
 
     It can where every program's slice of the weights fits into shared memory and all programs
-    are on the chip at once.
+    are on the chip at once. With more `layers` they are tiles of the wavefront kernel, whose
+    programs keep two sets of weights, and all layers are on the chip.
     """
     if chip == INTERPRETER:
         # one slice, because programs run one after another and none may wait for a later one
@@ -119,7 +120,7 @@ def sequence_tiles(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
         return whole, whole
     found: list[Tile] = []
     for backward in (False, True):
-        tile = _sequence_tile(B, H, G, dtype, input_precision, chip, backward)
+        tile = _sequence_tile(B, H, G, dtype, input_precision, chip, backward, layers)
         if isinstance(tile, str):
             return tile
         found.append(tile)
@@ -127,7 +128,7 @@ def sequence_tiles(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
 
 
 def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str,
-                   chip: Chip, backward: bool) -> Tile | str:  # fmt: skip
+                   chip: Chip, backward: bool, layers: int) -> Tile | str:  # fmt: skip
     """The smallest share of work a program for which the grid still fits, or why there is none."""
     # From the compiler's table: the longest rows for which no version of it spills. It holds whole
     # rows of plain multiply-adds in registers, tensor cores read theirs as they go.
@@ -146,7 +147,7 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
             continue
         block_k = max(16, min(longest, widest))
         tile = Tile(block_b, block_h, block_k, SEQUENCE_WARPS, 1)
-        needed = shared_memory(tile, H, G, dtype, backward, chip)
+        needed = shared_memory(tile, H, G, dtype, backward, chip, 1 if layers == 1 else 2)
         if needed > chip.shared_memory:
             reason = reason or (
                 f"a program needs {needed // 1024} KiB of shared memory, {chip.name} has "
@@ -155,19 +156,20 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
             continue
         # Registers leave room for two programs of 4 warps, whatever the compiler uses (255 each).
         together = min(chip.shared_memory // needed, 2)
-        programs = triton.cdiv(H, block_h) * triton.cdiv(B, block_b)
+        programs = triton.cdiv(H, block_h) * triton.cdiv(B, block_b) * layers
         if programs <= together * chip.multiprocessors:
             return tile
         reason = (
             f"{programs} programs must run at once, {chip.name} holds "
             f"{together * chip.multiprocessors}"
         )
-    return f"the sequence kernel does not fit at H {H}, B {B}, {dtype}: {reason}"
+    kernel = "the sequence kernel" if layers == 1 else f"the wavefront of {layers} layers"
+    return f"{kernel} does not fit at H {H}, B {B}, {dtype}: {reason}"
 
 
 def shared_memory(tile: Tile, H: int, G: int, dtype: torch.dtype, backward: bool,
-                  chip: Chip) -> int:  # fmt: skip
-    """Bytes of shared memory a sequence program takes, at most.
+                  chip: Chip, weights: int = 1) -> int:  # fmt: skip
+    """Bytes of shared memory a sequence program takes, at most, with so many sets of weights.
 
     The weights, the tile of h or dgates that is being read and the one after it, and the place
     where the warps' sums meet, which shares its space with those two. Where weights are kept in
@@ -181,4 +183,4 @@ def shared_memory(tile: Tile, H: int, G: int, dtype: torch.dtype, backward: bool
     kept = tiles * depth * columns * dtype.itemsize
     if chip.keeps_in == "registers":
         return max(kept // tiles, staging, sums)
-    return kept + max(staging, sums)
+    return weights * kept + max(staging, sums)

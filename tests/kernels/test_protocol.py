@@ -194,3 +194,169 @@ def test_the_model_and_the_kernel_agree_on_the_order(monkeypatch):
         "store_gates(dgates_p_ptr", "arrive(counter_ptr)",
         "wait(counter_ptr, (past + 1) * slices)", "product_with_exchanged(",
     )  # fmt: skip
+
+
+# The wavefront: a counter for each layer, and two waits a step
+
+
+@dataclass(frozen=True)
+class LayerBug:
+    """What a planted bug changes in `kernels/wavefront.py`; the default is the real protocol."""
+
+    wait_below: bool = True
+    wait_own: bool = True
+    arrive: bool = True
+    below_off_by: int = 0
+    one_counter: bool = False  # all layers arrive at the first layer's
+    waits_above: bool = False  # and so for somebody who waits for it
+    absent: tuple = ()  # (layer, slice) that is not on the chip until another has finished
+
+
+class LayeredMemory(Memory):
+    """Waiting for one layer's counter shows what was written before arrivals at that one alone."""
+
+    def __init__(self, slices, layers):
+        super().__init__(slices)
+        self.counters = [0] * layers
+        self.arrived_at = [set() for _ in range(layers)]
+
+    def write(self, writer, slot, value):
+        self.written[slot, writer] = value
+
+    def arrive(self, writer, layer):
+        self.arrived_at[layer] |= {key for key in self.written if key[1] == writer}
+        self.counters[layer] += 1
+
+    def acquire_from(self, reader, layer):
+        self.seen[reader] = self.seen.get(reader, set()) | self.arrived_at[layer]
+
+
+def layer_program(memory, layer, slice_, T, layers, bug):
+    """h_t is the sum of all of h_{t-1} and of the layer below's h_t, plus slice and layer."""
+    me, slices = (layer, slice_), memory.slices
+
+    def until(which, target):
+        while memory.counters[which] < target:
+            yield "waiting"
+        memory.acquire_from(me, which)
+
+    for t in range(T):
+        total = 1
+        if bug.waits_above and layer + 1 < layers:
+            yield from until(layer + 1, (t + 1) * slices)
+        if layer:
+            if bug.wait_below:
+                yield from until(layer - 1, (t + 1 + bug.below_off_by) * slices)
+            for owner in range(slices):
+                yield "running"
+                total += memory.read(me, t + 1, (layer - 1, owner))
+        if bug.wait_own:
+            yield from until(layer, t * slices)
+        for owner in range(slices):
+            yield "running"
+            total += memory.read(me, t, (layer, owner)) if t else 1
+        memory.write(me, t + 1, total % 1009 + slice_ + 7 * layer)
+        yield "running"
+        if bug.arrive:
+            memory.arrive(me, 0 if bug.one_counter else layer)
+
+
+def run_layers(seed, slices=3, T=4, layers=3, bug=LayerBug()):
+    """Interleave all programs of all layers at random; the last h of the last layer."""
+    choose = random.Random(seed)
+    memory = LayeredMemory(slices, layers)
+    everybody = [(layer, slice_) for layer in range(layers) for slice_ in range(slices)]
+    programs = {me: layer_program(memory, *me, T, layers, bug) for me in everybody}
+    waiting = set()
+    while programs:
+        present = [me for me in programs if me not in bug.absent or len(programs) < len(everybody)]
+        me = choose.choice(present)
+        for _ in range(choose.choice((1, 1, 1, 50))):
+            try:
+                state = next(programs[me])
+            except StopIteration:
+                del programs[me]
+                waiting.clear()
+                break
+            if state == "waiting":
+                waiting.add(me)
+                break
+            waiting.clear()
+        if programs and waiting >= {
+            me for me in programs if me not in bug.absent or len(programs) < len(everybody)
+        }:
+            raise Hang(f"{sorted(programs)} wait, the counters are {memory.counters}")
+    return [memory.written[T, (layers - 1, slice_)] for slice_ in range(slices)]
+
+
+def expected_of_layers(slices=3, T=4, layers=3):
+    """The same without any concurrency, a layer after the other."""
+    below = None
+    for layer in range(layers):
+        h, all_h = [1] * slices, []
+        for t in range(T):
+            total = 1 + sum(h) + (sum(below[t]) if below else 0)
+            h = [total % 1009 + slice_ + 7 * layer for slice_ in range(slices)]
+            all_h.append(h)
+        below = all_h
+    return below[-1]
+
+
+def test_the_wavefront_passes_every_schedule():
+    for seed in SCHEDULES:
+        assert run_layers(seed) == expected_of_layers()
+
+
+@pytest.mark.parametrize(("slices", "T", "layers"), [(1, 1, 1), (1, 9, 2), (2, 1, 4), (5, 12, 2)])
+def test_the_wavefront_at_other_sizes(slices, T, layers):
+    for seed in range(20):
+        assert run_layers(seed, slices, T, layers) == expected_of_layers(slices, T, layers)
+
+
+@pytest.mark.parametrize(
+    ("bug", "found_as"),
+    [
+        pytest.param(LayerBug(wait_below=False), Race, id="missing-barrier-between-layers"),
+        pytest.param(LayerBug(wait_own=False), Race, id="missing-barrier-within-a-layer"),
+        pytest.param(LayerBug(arrive=False), Hang, id="missing-arrival"),
+        pytest.param(LayerBug(below_off_by=-1), Race, id="target-below-one-too-low"),
+        pytest.param(LayerBug(below_off_by=1), Hang, id="target-below-one-too-high"),
+        pytest.param(LayerBug(one_counter=True), Hang, id="arrival-at-another-layers-counter"),
+        pytest.param(LayerBug(waits_above=True), Hang, id="waiting-in-a-circle"),
+        pytest.param(LayerBug(absent=((0, 1),)), Hang, id="first-layer-not-co-resident"),
+    ],
+)
+def test_a_bug_planted_in_the_wavefront_is_found(bug, found_as):
+    found = set()
+    for seed in SCHEDULES:
+        try:
+            run_layers(seed, bug=bug)
+        except (Race, Hang) as error:
+            found.add(type(error))
+    assert found_as in found
+
+
+def test_the_wavefronts_source_has_the_models_order():
+    import inspect
+
+    from kernels import wavefront
+
+    def order(kernel, *calls):
+        source = inspect.getsource(kernel.fn)
+        rest = source[source.index("    for ") :]
+        for call in calls:  # each behind the one before it
+            assert call in rest, call
+            rest = rest[rest.index(call) + len(call) :]
+
+    order(
+        wavefront.wavefront_forward_kernel,
+        "wait(counters + below", "(t + 1) * slices", "product_with_exchanged(", "below_ptr",
+        "wait(counters + layer", "t * slices", "product_with_exchanged(", "hs_ptr",
+        "store_tile(hs_ptr", "arrive(counters + layer",
+    )  # fmt: skip
+    order(
+        wavefront.wavefront_backward_kernel,
+        "wait(counters + above", "(past + 1) * slices", "product_with_exchanged(", "above_ptr",
+        "store_gates(dgates_p_ptr", "store_gates(dgates_x_ptr", "arrive(counters + layer",
+        "wait(counters + layer", "(past + 1) * slices", "product_with_exchanged(", "dgates_p_ptr",
+    )  # fmt: skip

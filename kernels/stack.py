@@ -1,0 +1,143 @@
+"""A stack of layers as one differentiable function: `kernels/wavefront.py` for other code to call.
+
+    gates_x = x @ W_ih0.T + b_ih0                            (T, B, G·H), of the first layer
+    y, state = wavefront_stack("lstm", gates_x, parameters, (h, c))
+
+What lies inside time is one launch each way, for all layers. Weight and bias gradients are one
+product a layer and weight over all T·B rows after it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels import tiling, wavefront
+from kernels.cells import GATES, SAVED
+from kernels.function import accumulator, check_layer
+
+State = Tensor | tuple[Tensor, Tensor]
+
+
+def wavefront_stack(cell: str, gates_x: Tensor, parameters: Sequence[Tensor], state: State, *,
+                    input_precision: str = "ieee") -> tuple[Tensor, State]:  # fmt: skip
+    """L recurrent layers over a sequence, one kernel launch each way.
+
+    cell             "rnn_tanh", "rnn_relu", "gru" or "lstm"
+    gates_x          (T, B, G·H): x·W_ihᵀ + b_ih of the first layer, gates ordered as in `torch.nn`
+    parameters       weight_hh (G·H, H) and bias_hh (G·H,) of the first layer, then for each other
+                     layer weight_ih (G·H, H), weight_hh (G·H, H), bias_ih and bias_hh (G·H,)
+    state            h (L, B, H); for an LSTM (h, c), both (L, B, H)
+    input_precision  of the products in float32: "ieee" or "tf32"
+
+    Returns y (T, B, H) of the last layer and the final state, shaped as `state`. Differentiable in
+    every tensor. y is a view of a buffer that the backward pass reads: do not modify it in place.
+
+    Raises ValueError for an unknown cell or precision, for shapes that do not fit, and where the
+    stack does not fit on the chip (`why_no_wavefront` tells before); TypeError for types.
+    """
+    if len(parameters) % 4 != 2:
+        raise ValueError(f"parameters must be 2 + 4·(L − 1) tensors; got {len(parameters)}")
+    L = (len(parameters) + 2) // 4
+    states = state if isinstance(state, tuple) else (state,)
+    if any(tensor.dim() != 3 or tensor.shape[0] != L for tensor in states):
+        shapes = [tuple(tensor.shape) for tensor in states]
+        raise ValueError(f"the state of {L} layers must be ({L}, B, H); got {shapes}")
+    for layer in range(L):
+        own = tuple(tensor[layer] for tensor in states)
+        weight_hh, bias_hh = _of_layer(parameters, layer)[-3::2] if layer else parameters[:2]
+        of_layer: State = (own[0], own[1]) if cell == "lstm" and len(own) == 2 else own[0]
+        check_layer(cell, gates_x, weight_hh, bias_hh, of_layer, input_precision)
+        if layer:
+            weight_ih, _, bias_ih, _ = _of_layer(parameters, layer)
+            if weight_ih.shape != weight_hh.shape or bias_ih.shape != bias_hh.shape:
+                raise ValueError(
+                    f"layer {layer} must take H inputs: weight_ih {tuple(weight_hh.shape)}; "
+                    f"got {tuple(weight_ih.shape)}"
+                )
+    inputs = (gates_x, *states, *parameters)
+    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    y, *final = _Stack.apply(cell, input_precision, save, len(states), *inputs)
+    return y, (final[0], final[1]) if len(final) == 2 else final[0]
+
+
+def why_no_wavefront(cell: str, B: int, H: int, L: int, dtype: torch.dtype, input_precision: str,
+                     device: torch.device) -> str | None:  # fmt: skip
+    """Why `wavefront_stack` cannot run on `device`, in one line; None if it can."""
+    chip = tiling.chip_of(device)
+    found = tiling.sequence_tiles(B, H, GATES[cell], dtype, input_precision, chip, L)
+    return found if isinstance(found, str) else None
+
+
+def _of_layer(parameters: Sequence[Tensor], layer: int) -> Sequence[Tensor]:
+    """weight_ih, weight_hh, bias_ih, bias_hh of a layer from the second on."""
+    return parameters[4 * layer - 2 : 4 * layer + 2]
+
+
+class _Stack(torch.autograd.Function):
+    """Allocates buffers, drives the two launches, sums over time."""
+
+    @staticmethod
+    def forward(ctx: Any, cell: str, input_precision: str, save: bool, num_states: int,
+                gates_x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:  # fmt: skip
+        states, parameters = others[:num_states], others[num_states:]
+        L, B, H = states[0].shape
+        T = gates_x.shape[0]
+        gates_x = gates_x.contiguous()
+        weight_hh = torch.stack([parameters[0], *parameters[3::4]])
+        bias_hh = torch.stack([parameters[1], *parameters[5::4]])
+        # One layer has no weight_ih here; the kernel then reads something and multiplies zeros.
+        weight_ih = torch.stack(parameters[2::4]) if L > 1 else weight_hh
+        bias_ih = torch.stack(parameters[4::4]) if L > 1 else bias_hh
+        hs = gates_x.new_empty(L, T + 1, B, H)
+        hs[:, 0].copy_(states[0])
+        cs = saved = hs  # a pointer for every argument, touched or not
+        if cell == "lstm":
+            cs = gates_x.new_empty(L, T + 1, B, H, dtype=accumulator(gates_x.dtype))
+            cs[:, 0].copy_(states[1])
+        if save and SAVED[cell]:
+            saved = gates_x.new_empty(L, T, B, SAVED[cell] * H)
+        wavefront.forward(cell, gates_x, weight_ih, weight_hh, bias_ih, bias_hh, hs, cs, saved,
+                          save=save, input_precision=input_precision)  # fmt: skip
+        if save:
+            ctx.save_for_backward(weight_ih, weight_hh, hs, cs, saved)
+            ctx.cell, ctx.input_precision = cell, input_precision
+            ctx.state_dtypes = [state.dtype for state in states]
+        final = [buffer[:, T].to(state.dtype, copy=True)
+                 for buffer, state in zip((hs, cs), states, strict=False)]  # fmt: skip
+        return hs[-1, 1:], *final
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_y: Tensor, *grad_states: Tensor) -> tuple[Tensor | None, ...]:
+        weight_ih, weight_hh, hs, cs, saved = ctx.saved_tensors
+        T, B, H = grad_y.shape
+        L, wide = weight_hh.shape[:2]
+        dgates_x = hs.new_empty(L, T, B, wide)
+        # Only a GRU's reset gate makes the product's gradient differ from the input's.
+        dgates_p = torch.empty_like(dgates_x) if ctx.cell == "gru" else dgates_x
+        kind = accumulator(hs.dtype)
+        dstates = [
+            grad.to(kind, copy=True, memory_format=torch.contiguous_format) for grad in grad_states
+        ]
+        wavefront.backward(
+            ctx.cell, grad_y.contiguous(), weight_ih, weight_hh, hs, cs, saved, dgates_x, dgates_p,
+            dstates[0], dstates[-1], input_precision=ctx.input_precision,
+        )  # fmt: skip
+        rows_x, rows_p = dgates_x.view(L, T * B, wide), dgates_p.view(L, T * B, wide)
+        needed = iter(ctx.needs_input_grad[5 + len(dstates) :])
+        grads: list[Tensor | None] = []
+        for layer in range(L):
+            before = hs[layer, :T].reshape(T * B, H)
+            below = hs[layer - 1, 1:].reshape(T * B, H) if layer else None
+            if below is not None and next(needed):
+                grads.append(rows_x[layer].T @ below)
+            elif below is not None:
+                grads.append(None)
+            grads.append(rows_p[layer].T @ before if next(needed) else None)
+            if below is not None:
+                grads.append(rows_x[layer].sum(0) if next(needed) else None)
+            grads.append(rows_p[layer].sum(0) if next(needed) else None)
+        to_states = [grad.to(dtype) for grad, dtype in zip(dstates, ctx.state_dtypes, strict=True)]
+        return None, None, None, None, dgates_x[0], *to_states, *grads

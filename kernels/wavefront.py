@@ -1,0 +1,273 @@
+"""One launch a stack: layers as a wavefront, layer l at step t beside layer l + 1 at step t − 1.
+
+`kernels/sequence.py` runs one layer after the other, a chain of T·L steps. But layer l at step t
+needs only its own step t − 1 and step t of the layer below, so all layers can be under way at once:
+
+    step      0    1    2    3             a chain of T + L − 1 steps instead of T·L
+    layer 0   ■ →  ■ →  ■ →  ■
+                ↘    ↘    ↘    ↘
+    layer 1        ■ →  ■ →  ■ →  ■
+
+The grid is (slices of units) × (groups of rows) × (layers). A program keeps two sets of weights on
+the chip, those of its own state and those of the layer below, so the input product of all layers
+but the first moves into the kernel. Each layer has a counter of its own for each group of rows:
+
+    forward l, t     wait until layer l − 1 has arrived t + 1 times → its part of the gates
+                     wait until layer l has arrived t times → the recurrent part → write → arrive
+    backward l, t    wait until layer l + 1 has written step t → its part of dh_t
+                     → write dgates_t → arrive → wait for the layer's others → dh_{t−1}
+
+Nobody waits for a layer that waits for him: forward, layers wait below themselves, backward above.
+Everything has a fresh address, sums have a fixed order, there are no floating-point atomics.
+
+Buffers are those of `kernels/step.py`, with the layer in front; gates_x belongs to the first layer.
+"""
+
+# A device function's arguments are Triton values, for which there are no Python types.
+# mypy: disable-error-code="no-untyped-def,assignment"
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels import tiling
+from kernels.cells import GATES, cell_backward, cell_forward
+from kernels.gates import (
+    load_biases,
+    load_gates,
+    load_saved,
+    load_tile,
+    store_gates,
+    store_tile,
+)
+from kernels.grid_barrier import STRIDE, arrive, wait
+from kernels.sequence import (
+    apart,
+    backward_weights,
+    forward_weights,
+    launch_options,
+    product_with_exchanged,
+)
+from kernels.step import on_device_of
+
+COUNTER_STRIDE = tl.constexpr(STRIDE)
+
+
+@triton.jit(do_not_specialize=["T"])
+def wavefront_forward_kernel(
+    gates_x_ptr, weight_ih_ptr, weight_ptr, bias_ih_ptr, bias_ptr, hs_ptr, cs_ptr, saved_ptr,
+    counter_ptr, T, B,
+    CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr, SAVE: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """All T steps of one slice of units, one group of rows and one layer.
+
+    weight_ih and bias_ih are those of the second layer on. The first layer multiplies rows of
+    zeros instead: it has to keep pace with the others, not to be ahead of them.
+    """
+    layer = tl.program_id(2)
+    is_first = layer == 0
+    below = tl.maximum(layer, 1) - 1
+    rows = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
+    units = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    inside = (rows[:, None] < B) & (units[None, :] < H)
+    slices = tl.num_programs(0)
+    counters = counter_ptr + tl.program_id(1) * tl.num_programs(2) * COUNTER_STRIDE
+    rows_below = tl.where(is_first, 0, B)
+    given = (rows[:, None] < B - rows_below) & (units[None, :] < H)  # gates_x: the first layer's
+
+    one_layer = tl.cast(T + 1, tl.int64) * B * H
+    below_ptr = hs_ptr + below * one_layer + B * H  # its step t stands in slot t + 1
+    hs_ptr += layer * one_layer
+    cs_ptr += layer * one_layer
+    saved_ptr += layer * (tl.cast(T, tl.int64) * B * S * H)
+
+    P: tl.constexpr = 1 if G == 1 else 4
+    w = forward_weights(
+        weight_ptr + layer * (G * H * H), tl.program_id(0), H, G, P, BLOCK_H, BLOCK_K, WARPS,
+        UPCAST, COMPUTE,
+    )  # fmt: skip
+    w_ih = forward_weights(
+        weight_ih_ptr + below * (G * H * H), tl.program_id(0), H, G, P, BLOCK_H, BLOCK_K, WARPS,
+        UPCAST, COMPUTE,
+    )  # fmt: skip
+    b0, b1, b2, b3 = load_biases(bias_ptr + layer * (G * H), units, G, H, COMPUTE)
+    i0, i1, i2, i3 = load_biases(bias_ih_ptr + below * (G * H), units, G, H, COMPUTE)
+    i0 = tl.where(is_first, 0.0, i0)  # the first layer's is in gates_x
+    i1 = tl.where(is_first, 0.0, i1)
+    i2 = tl.where(is_first, 0.0, i2)
+    i3 = tl.where(is_first, 0.0, i3)
+    h = load_tile(hs_ptr, rows, units, H, inside, COMPUTE)
+    c = h
+    if CELL == "lstm":
+        c = load_tile(cs_ptr, rows, units, H, inside, COMPUTE)
+
+    for t in range(T):
+        step = tl.cast(t, tl.int64) * B
+        x0, x1, x2, x3 = load_gates(gates_x_ptr + step * (G * H), rows, units, given, G, H, COMPUTE)
+        # The layer below is ahead, most of the time: its part is done while one's own is not whole.
+        wait(counters + below * COUNTER_STRIDE, tl.where(is_first, 0, (t + 1) * slices))
+        product = product_with_exchanged(
+            below_ptr + step * H, w_ih, rows, rows_below, H, BLOCK_B, BLOCK_H * P, BLOCK_K, WARPS,
+            PRECISION, UPCAST, COMPUTE,
+        )  # fmt: skip
+        y0, y1, y2, y3 = apart(product, P, BLOCK_B, BLOCK_H)
+        wait(counters + layer * COUNTER_STRIDE, t * slices)
+        product = product_with_exchanged(
+            hs_ptr + step * H, w, rows, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, WARPS,
+            PRECISION, UPCAST, COMPUTE,
+        )  # fmt: skip
+        p0, p1, p2, p3 = apart(product, P, BLOCK_B, BLOCK_H)
+        h, c, s0, s1, s2, s3 = cell_forward(
+            CELL, x0 + y0 + i0, x1 + y1 + i1, x2 + y2 + i2, x3 + y3 + i3,
+            p0 + b0, p1 + b1, p2 + b2, p3 + b3, h, c,
+        )  # fmt: skip
+        store_tile(hs_ptr + (step + B) * H, rows, units, H, inside, h)
+        arrive(counters + layer * COUNTER_STRIDE)
+        if CELL == "lstm":
+            store_tile(cs_ptr + (step + B) * H, rows, units, H, inside, c)
+        if SAVE and S == 4:
+            store_gates(saved_ptr + step * (S * H), rows, units, inside, s0, s1, s2, s3, S, H)
+
+
+@triton.jit(do_not_specialize=["T"])
+def wavefront_backward_kernel(
+    grad_y_ptr, weight_ih_ptr, weight_ptr, hs_ptr, cs_ptr, saved_ptr, dgates_x_ptr, dgates_p_ptr,
+    dh_ptr, dc_ptr, counter_ptr, T, B,
+    CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """All T steps backward of one slice, one group of rows and one layer, the last layer ahead.
+
+    dh and dc (L, B, H) hold the final state's gradient, then the initial one's.
+    """
+    layer = tl.num_programs(2) - 1 - tl.program_id(2)
+    is_last = tl.program_id(2) == 0
+    above = tl.where(is_last, layer, layer + 1)
+    rows = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
+    units = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    inside = (rows[:, None] < B) & (units[None, :] < H)
+    slices = tl.num_programs(0)
+    counters = counter_ptr + tl.program_id(1) * tl.num_programs(2) * COUNTER_STRIDE
+    rows_above = tl.where(is_last, 0, B)
+    given = (rows[:, None] < B - rows_above) & (units[None, :] < H)  # grad_y: the last layer's
+
+    one_layer = tl.cast(T + 1, tl.int64) * B * H
+    hs_ptr += layer * one_layer
+    cs_ptr += layer * one_layer
+    saved_ptr += layer * (tl.cast(T, tl.int64) * B * S * H)
+    dh_ptr += layer * B * H
+    dc_ptr += layer * B * H
+    one_layer = tl.cast(T, tl.int64) * B * G * H
+    above_ptr = dgates_x_ptr + above * one_layer
+    dgates_x_ptr += layer * one_layer
+    dgates_p_ptr += layer * one_layer
+
+    w = backward_weights(
+        weight_ptr + layer * (G * H * H), units, H, G * H, BLOCK_K, WARPS, UPCAST, COMPUTE
+    )
+    # weight_ih holds those of the second layer on: its entry l leads from layer l to layer l + 1
+    w_ih = backward_weights(
+        weight_ih_ptr + (tl.maximum(above, 1) - 1) * (G * H * H), units, H, G * H, BLOCK_K, WARPS,
+        UPCAST, COMPUTE,
+    )  # fmt: skip
+    dh = load_tile(dh_ptr, rows, units, H, inside, COMPUTE)
+    dc = dh
+    if CELL == "lstm":
+        dc = load_tile(dc_ptr, rows, units, H, inside, COMPUTE)
+
+    last = tl.cast(T - 1, tl.int64) * B
+    dy = load_tile(grad_y_ptr + last * H, rows, units, H, given, COMPUTE)
+    s0, s1, s2, s3, h, h_prev, c, c_prev = load_saved(
+        hs_ptr, cs_ptr, saved_ptr, last, B, rows, units, inside, CELL, H, S, COMPUTE
+    )
+
+    for past in range(T):
+        step = tl.cast(T - 1 - past, tl.int64) * B
+        wait(counters + above * COUNTER_STRIDE, tl.where(is_last, 0, (past + 1) * slices))
+        dy += product_with_exchanged(
+            above_ptr + step * (G * H), w_ih, rows, rows_above, G * H, BLOCK_B, BLOCK_H, BLOCK_K,
+            WARPS, PRECISION, UPCAST, COMPUTE,
+        )  # fmt: skip
+        d0, d1, d2, d3, dp2, direct, dc = cell_backward(
+            CELL, dh + dy, dc, s0, s1, s2, s3, h, h_prev, c, c_prev
+        )
+        if CELL != "gru":
+            dp2 = d2
+        store_gates(dgates_p_ptr + step * (G * H), rows, units, inside, d0, d1, dp2, d3, G, H)
+        if CELL == "gru":  # before the arrival: the layer below reads these
+            store_gates(dgates_x_ptr + step * (G * H), rows, units, inside, d0, d1, d2, d3, G, H)
+        arrive(counters + layer * COUNTER_STRIDE)
+        before = step - B
+        there = inside & (rows[:, None] < step)  # step is 0 or at least B: nobody at the first
+        dy = load_tile(grad_y_ptr + before * H, rows, units, H, there & given, COMPUTE)
+        s0, s1, s2, s3, h, h_prev, c, c_prev = load_saved(
+            hs_ptr, cs_ptr, saved_ptr, before, B, rows, units, there, CELL, H, S, COMPUTE
+        )
+        wait(counters + layer * COUNTER_STRIDE, (past + 1) * slices)
+        dh = direct + product_with_exchanged(
+            dgates_p_ptr + step * (G * H), w, rows, B, G * H, BLOCK_B, BLOCK_H, BLOCK_K, WARPS,
+            PRECISION, UPCAST, COMPUTE,
+        )  # fmt: skip
+
+    store_tile(dh_ptr, rows, units, H, inside, dh)
+    if CELL == "lstm":
+        store_tile(dc_ptr, rows, units, H, inside, dc)
+
+
+def tiles(B: int, H: int, L: int, cell: str, dtype: torch.dtype, input_precision: str,
+          device: torch.device) -> tuple[tiling.Tile, tiling.Tile]:  # fmt: skip
+    """Tiles forward and backward. Raises ValueError with the reason where the grid cannot run."""
+    chip = tiling.chip_of(device)
+    found = tiling.sequence_tiles(B, H, GATES[cell], dtype, input_precision, chip, L)
+    if isinstance(found, str):
+        raise ValueError(found)
+    return found
+
+
+def counters(B: int, L: int, tile: tiling.Tile, device: torch.device) -> torch.Tensor:
+    """A cleared counter for each group of rows and layer; a CUDA graph clears them, too."""
+    groups = triton.cdiv(B, tile.block_b)
+    return torch.zeros(groups * L * STRIDE, dtype=torch.int32, device=device)
+
+
+def grid(B: int, H: int, L: int, tile: tiling.Tile) -> tuple[int, int, int]:
+    """Slices of units × groups of rows × layers."""
+    return triton.cdiv(H, tile.block_h), triton.cdiv(B, tile.block_b), L
+
+
+def forward(cell: str, gates_x: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
+            bias_ih: torch.Tensor, bias_hh: torch.Tensor, hs: torch.Tensor, cs: torch.Tensor,
+            saved: torch.Tensor, *, save: bool, input_precision: str) -> None:  # fmt: skip
+    """Fill hs[:, 1:], cs[:, 1:] and, if `save`, saved in one launch.
+
+    weight_ih (L−1, G·H, H) and bias_ih (L−1, G·H) are those of the second layer on; weight_hh
+    (L, G·H, H), bias_hh (L, G·H); hs, cs (L, T+1, B, H), slot 0 given; saved (L, T, B, S·H).
+    """
+    T, B = gates_x.shape[:2]
+    L, _, H = weight_hh.shape
+    tile, _ = tiles(B, H, L, cell, gates_x.dtype, input_precision, gates_x.device)
+    with on_device_of(gates_x):
+        wavefront_forward_kernel[grid(B, H, L, tile)](
+            gates_x, weight_ih, weight_hh, bias_ih, bias_hh, hs, cs, saved,
+            counters(B, L, tile, gates_x.device), T, B,
+            SAVE=save, **launch_options(cell, H, gates_x.dtype, tile, input_precision),
+        )  # fmt: skip
+
+
+def backward(cell: str, grad_y: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
+             hs: torch.Tensor, cs: torch.Tensor, saved: torch.Tensor, dgates_x: torch.Tensor,
+             dgates_p: torch.Tensor, dh: torch.Tensor, dc: torch.Tensor, *,
+             input_precision: str) -> None:  # fmt: skip
+    """Fill dgates_x and dgates_p (L, T, B, G·H) in one launch; dh and dc (L, B, H) in place."""
+    T, B, H = grad_y.shape
+    L = weight_hh.shape[0]
+    _, tile = tiles(B, H, L, cell, grad_y.dtype, input_precision, grad_y.device)
+    with on_device_of(grad_y):
+        wavefront_backward_kernel[grid(B, H, L, tile)](
+            grad_y, weight_ih, weight_hh, hs, cs, saved, dgates_x, dgates_p, dh, dc,
+            counters(B, L, tile, grad_y.device), T, B,
+            **launch_options(cell, H, grad_y.dtype, tile, input_precision),
+        )  # fmt: skip

@@ -1,0 +1,174 @@
+"""`wavefront_stack` against `torch.nn` in float64. In the interpreter: one slice, all layers."""
+
+import pytest
+import torch
+
+from kernels import tiling, wavefront
+from kernels.cells import GATES
+from kernels.stack import wavefront_stack, why_no_wavefront
+
+CELLS = tuple(GATES)
+
+
+class Stack:
+    """L layers of `torch.nn` in float64 with values that `dtype` holds exactly."""
+
+    def __init__(self, cell, T, B, H, L, dtype=torch.float32):
+        torch.manual_seed(0)
+        kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}.get(cell, torch.nn.RNN)
+        extra = {} if cell in ("lstm", "gru") else {"nonlinearity": cell.removeprefix("rnn_")}
+        self.module = kind(12, H, L, dtype=torch.float64, **extra)
+
+        def exact(tensor):
+            return tensor.to(dtype).double()
+
+        for parameter in self.module.parameters():
+            parameter.data.copy_(exact(parameter.data))
+        count = 2 if cell == "lstm" else 1
+        random = torch.Generator().manual_seed(1)
+
+        def normal(*shape):
+            return exact(torch.randn(*shape, generator=random, dtype=torch.float64))
+
+        self.cell, self.L, self.dtype = cell, L, dtype
+        self.inputs = [normal(T, B, 12), *(normal(L, B, H) for _ in range(count))]
+        self.upstream = [normal(T, B, H), *(normal(L, B, H) for _ in range(count))]
+
+    def reference(self):
+        inputs = [tensor.clone().requires_grad_() for tensor in self.inputs]
+        states = inputs[1:]
+        y, final = self.module(inputs[0], tuple(states) if len(states) == 2 else states[0])
+        return self._collect(y, final, inputs, dict(self.module.named_parameters()))
+
+    def run(self, device, **options):
+        inputs = [t.to(device, self.dtype).requires_grad_() for t in self.inputs]
+        named = {
+            name: parameter.detach().to(device, self.dtype).requires_grad_()
+            for name, parameter in self.module.named_parameters()
+        }
+        gates_x = inputs[0] @ named["weight_ih_l0"].T + named["bias_ih_l0"]
+        parameters = [named["weight_hh_l0"], named["bias_hh_l0"]]
+        for layer in range(1, self.L):
+            parameters += [named[f"{name}_l{layer}"] for name in
+                           ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]  # fmt: skip
+        states = inputs[1:]
+        state = tuple(states) if len(states) == 2 else states[0]
+        y, final = wavefront_stack(self.cell, gates_x, parameters, state, **options)
+        return self._collect(y, final, inputs, named)
+
+    def _collect(self, y, final, inputs, named):
+        outputs = [y, *(final if isinstance(final, tuple) else (final,))]
+        pairs = zip(outputs, self.upstream, strict=True)
+        total = sum((output * up.to(output)).sum() for output, up in pairs)
+        gradients = torch.autograd.grad(total, [*inputs, *named.values()])
+        names = ["y", *(f"final {i}" for i in range(len(outputs) - 1)), "grad x"]
+        names += [f"grad state {i}" for i in range(len(inputs) - 1)]
+        return dict(zip([*names, *named], [*outputs, *gradients], strict=True))
+
+
+def hold(stack, device, bound=1e-5, **options):
+    """Every output and gradient within the bound, or its name and error."""
+    ours, wrong = stack.run(device, **options), {}
+    for name, wanted in stack.reference().items():
+        difference = (ours[name].detach().double().cpu() - wanted.detach()).norm().item()
+        if not difference <= bound * wanted.norm().item():
+            wrong[name] = difference / wanted.norm().item()
+    assert not wrong, f"relative errors above {bound}: {wrong}"
+
+
+def covering_sizes():
+    """Every T, B, H and L with every cell; large B with few steps, as the interpreter is slow."""
+    sizes = [(1, 1, 32, 2), (2, 3, 48, 3), (7, 3, 32, 2), (2, 32, 48, 1), (1, 32, 32, 3)]
+    for cell in CELLS:
+        for T, B, H, L in sizes:
+            yield pytest.param(cell, T, B, H, L, id=f"{cell}-T{T}-B{B}-H{H}-L{L}")
+
+
+@pytest.mark.parametrize(("cell", "T", "B", "H", "L"), list(covering_sizes()))
+def test_outputs_and_gradients(cell, T, B, H, L, device, poisoned):
+    hold(Stack(cell, T, B, H, L), device)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_groups_of_rows_have_counters_of_their_own(cell, device, poisoned, monkeypatch):
+    if not tiling.INTERPRETED:
+        pytest.skip("the interpreter's tiles")
+    tile = tiling.Tile(block_b=16, block_h=32, block_k=16, num_warps=2, num_stages=1)
+    monkeypatch.setattr(tiling, "sequence_tiles", lambda *arguments: (tile, tile))
+    hold(Stack(cell, 3, 40, 20, 2), device)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+def test_bfloat16(cell, device, poisoned):
+    hold(Stack(cell, 4, 3, 32, 2, dtype=torch.bfloat16), device, bound=5e-2)
+
+
+def test_without_gradients(device):
+    stack = Stack("lstm", 3, 2, 20, 2)
+    with_gradients = stack.run(device)["y"]
+    for parameter in stack.module.parameters():
+        parameter.requires_grad_(False)
+    parameters = [p.detach().float().to(device) for p in stack.module.parameters()]
+    x, *states = (tensor.float().to(device) for tensor in stack.inputs)
+    gates_x = x @ parameters[0].T + parameters[2]
+    y, _ = wavefront_stack("lstm", gates_x, [parameters[1], parameters[3], *parameters[4:]],
+                           tuple(states))  # fmt: skip
+    assert torch.equal(y, with_gradients)
+
+
+def test_one_launch_each_way_and_every_layer_arrives_at_every_step(device, monkeypatch):
+    made, launches = [], []
+    plain = wavefront.counters
+    monkeypatch.setattr(
+        wavefront, "counters", lambda *arguments: made.append(plain(*arguments)) or made[-1]
+    )
+
+    class Counting:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            launches.append(grid)
+            return self.kernel[grid]
+
+    for name in ("wavefront_forward_kernel", "wavefront_backward_kernel"):
+        monkeypatch.setattr(wavefront, name, Counting(getattr(wavefront, name)))
+    Stack("gru", 5, 2, 20, 3).run(device)
+    assert len(launches) == len(made) == 2
+    for (slices, groups, layers), counter in zip(launches, made, strict=True):
+        assert (groups, layers) == (1, 3)
+        found = counter.view(-1, wavefront.STRIDE)[:, 0].tolist()
+        assert found == [5 * slices] * layers
+
+
+def test_what_does_not_fit_is_refused_with_the_reason(device, monkeypatch):
+    monkeypatch.setattr(tiling, "sequence_tiles", lambda *arguments: "too wide for this test")
+    reason = why_no_wavefront("gru", 2, 16, 2, torch.float32, "ieee", torch.device(device))
+    assert reason == "too wide for this test"
+    with pytest.raises(ValueError, match="too wide for this test"):
+        Stack("gru", 2, 2, 16, 2).run(device)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda a: a["parameters"].pop(), r"parameters must be 2 \+ 4·\(L − 1\) tensors; got 5"),
+        (lambda a: a.update(state=a["state"][:1]), r"the state of 2 layers must be \(2, B, H\)"),
+        (lambda a: a["parameters"].__setitem__(2, torch.zeros(16, 9)), r"layer 1 must take H"),
+        (lambda a: a.update(cell="elman"), "cell must be one of"),
+        (lambda a: a.update(input_precision="tf16"), "input_precision must be one of"),
+    ],
+)
+def test_wrong_arguments_are_named(change, said):
+    arguments = {
+        "cell": "rnn_tanh",
+        "gates_x": torch.zeros(3, 2, 16),
+        "parameters": [torch.zeros(16, 16), torch.zeros(16), torch.zeros(16, 16),
+                       torch.zeros(16, 16), torch.zeros(16), torch.zeros(16)],
+        "state": torch.zeros(2, 2, 16),
+        "input_precision": "ieee",
+    }  # fmt: skip
+    change(arguments)
+    precision = arguments.pop("input_precision")
+    with pytest.raises(ValueError, match=said):
+        wavefront_stack(*arguments.values(), input_precision=precision)
