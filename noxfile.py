@@ -41,6 +41,12 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def chapter(session: nox.Session) -> None:
+    """The chapter's runs and exercises: arguments after -- go to `python -m bench chapter`."""
+    python(session, "-m", "bench", "chapter", *session.posargs)
+
+
+@nox.session
 def report(session: nox.Session) -> None:
     """Render a report directory again: nox -s report -- DIR."""
     python(session, "-m", "bench", "report", *session.posargs)

@@ -66,7 +66,7 @@ CorpusOption = Annotated[
     str,
     typer.Option(
         "--corpus",
-        help="timemachine, moreau, or the path of a UTF-8 text of your own. timemachine.txt is "
+        help="timemachine, moreau, pride, metamorphosis, or the path of a UTF-8 text of your own. timemachine.txt is "
         "looked for in the directory DEEPRNN_CORPUS_DIR, in the cache, and on the network.",
     ),
 ]

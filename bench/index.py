@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from bench import ranking, tables
 from bench.ranking import PYTHON_LOOP, TORCH_NN, Report, Workload
-from bench.results import ResultsError
+from bench.results import TRAINING, ResultsError, read_json
 
 INTRODUCTION = f"""# Reports
 
 What the suite wrote, one folder a machine. Each report is a directory: open its `report.html`, or
-read its `summary.md`. Figures of different machines, or of one machine on different days, do not
-compare; the factors of one report do. This page is written by `python -m bench report`.
+read its `summary.md`; a chapter's page is `chapter.html`. Figures of different machines, or of one
+machine on different days, do not compare; the factors of one report do. This page is written by
+`python -m bench report`.
 
 The fastest correct implementation of each workload, its tokens/s, and how many times as fast as
 `{PYTHON_LOOP}` and `{TORCH_NN}` it trained in the same run; its training perplexity after the last
@@ -37,9 +39,12 @@ def write(root: Path) -> Path:
     """Write the index of all reports below ``root``; one that cannot be read is named as such."""
     lines = [INTRODUCTION]
     lines += ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
-    unreadable = []
+    unreadable, chapters = [], []
     for plan in sorted(root.glob("*/*/plan.json")):
         try:
+            if "budget" in (stored := read_json(plan)):
+                chapters.append(_chapter(root, plan.parent, stored))
+                continue
             report = ranking.load(plan.parent)
         except ResultsError as error:
             unreadable.append(f"- `{plan.parent.relative_to(root)}`: {error}")
@@ -47,11 +52,23 @@ def write(root: Path) -> Path:
         for workload in report.workloads:
             cells = _row(root, report, workload)
             lines.append("| " + " | ".join(tables.markdown_text(cell) for cell in cells) + " |")
+    if chapters:
+        lines += ["", "The chapter's published runs and exercises:", "", *chapters]
     if unreadable:
         lines += ["", "Not readable:", "", *unreadable]
     path = root / "README.md"
     path.write_text("\n".join(lines) + "\n", "utf-8")
     return path
+
+
+def _chapter(root: Path, directory: Path, plan: dict[str, Any]) -> str:
+    statuses = TRAINING.load(directory)["status"]
+    done = int((statuses == "ok").sum())
+    where = f"{directory.relative_to(root).as_posix()}/summary.md"
+    return (
+        f"- [{directory.parent.name}]({where}): budget {plan['budget']}, "
+        f"{done} of {len(plan['cases'])} cases, commit {plan['commit']}"
+    )
 
 
 def _row(root: Path, report: Report, workload: Workload) -> list[str]:

@@ -104,13 +104,16 @@ def percent_apart(ratio: float) -> str:
     return f"{abs(100 * (ratio - 1)):.{1 if abs(ratio - 1) < 0.1 else 0}f} %"
 
 
-def told_wrongly(by_seed: dict[int, float], mean: float, figure: str) -> str:
+def told_wrongly(by_seed: dict[int, float], figure: str) -> str:
     """What one seed alone would have said of a ratio of two networks, beside what all say."""
     if len(by_seed) < 2:
         return ""
-    against = [seed for seed, ratio in by_seed.items() if (ratio - 1) * (mean - 1) < 0]
     span = f"from {min(by_seed.values()):.3f} to {max(by_seed.values()):.3f}"
-    if not against:
-        return f"Single seeds put the ratio of {figure} {span}, all on the same side."
-    share = f"{len(against)} of {len(by_seed)} seeds"
-    return f"Single seeds put the ratio of {figure} {span}: {share} alone would reverse the answer."
+    above = sum(ratio > 1 for ratio in by_seed.values())
+    few = min(above, len(by_seed) - above)
+    if few == 0:
+        return f"Single seeds put the ratio of {figure} {span}, all on the same side of 1."
+    return (
+        f"Single seeds put the ratio of {figure} {span}: {few} of {len(by_seed)} alone would have "
+        "told the opposite of the others."
+    )
