@@ -33,6 +33,13 @@ def longest_run(request: Request) -> int:
     return max((len(layers) for is_on, layers in neighbours(recurrent) if is_on), default=0)
 
 
+def a_gpu_to_train_on(request: Request) -> str | None:
+    """Not an interpreter: two products a step and layer take it seconds a minibatch."""
+    if request.device == "cuda":
+        return None
+    return "needs a GPU; its kernel is checked in the interpreter by the tests, and too slow there"
+
+
 def a_layer_behind_another(request: Request) -> str | None:
     """Two recurrent layers or more, one upon the other."""
     if longest_run(request) >= 2:
@@ -62,6 +69,7 @@ class TritonWavefront(DeepRNN):
     support = Support(
         requirements=(
             device_present,
+            a_gpu_to_train_on,
             a_way_to_run_triton,
             loops_in_the_interpreter,
             a_layer_behind_another,

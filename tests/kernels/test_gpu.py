@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels import sequence, tiling
+from kernels import floors, sequence, tiling
 from kernels.cells import GATES
 from kernels.function import sequence_layer, step_layer, why_no_sequence
+from kernels.stack import wavefront_stack, why_no_wavefront
 
 pytestmark = [
     pytest.mark.gpu,
@@ -42,6 +43,7 @@ PRECISIONS = {
     "ieee": (torch.float32, "ieee", 1e-5),
     "tf32": (torch.float32, "tf32", 1e-2),
     "bfloat16": (torch.bfloat16, "ieee", 5e-2),
+    "float16": (torch.float16, "ieee", 1e-2),
 }
 
 
@@ -138,8 +140,115 @@ def test_the_launch_is_cooperative(device, make_case):
     assert options["launch_cooperative_grid"] is True
 
 
+def stack_of(cell, T, B, H, L, dtype, device):
+    """torch.nn in float64 on the CPU, and the arguments of `wavefront_stack` for the same stack."""
+    torch.manual_seed(0)
+    kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}.get(cell, torch.nn.RNN)
+    extra = {} if cell in ("lstm", "gru") else {"nonlinearity": cell.removeprefix("rnn_")}
+    module = kind(H, H, L, dtype=torch.float64, **extra)
+    for parameter in module.parameters():
+        parameter.data.copy_(parameter.data.to(dtype))
+    parameters = [p.detach().to(device, dtype).requires_grad_() for p in module.parameters()]
+    x = torch.randn(T, B, H, dtype=torch.float64).to(dtype).double()
+    states = [torch.randn(L, B, H, dtype=torch.float64).to(dtype).double()
+              for _ in range(2 if cell == "lstm" else 1)]  # fmt: skip
+    return module, parameters, x, states
+
+
+def run_wavefront(cell, parameters, x, states, **options):
+    """y, the final states, and the gradients of a fixed sum by the input and every parameter."""
+    gates_x = x @ parameters[0].T + parameters[2]
+    y, final = wavefront_stack(
+        cell, gates_x, [parameters[1], parameters[3], *parameters[4:]],
+        tuple(states) if len(states) == 2 else states[0], **options,
+    )  # fmt: skip
+    outputs = [y, *(final if isinstance(final, tuple) else (final,))]
+    total = sum(output.float().square().sum() for output in outputs)
+    return outputs, torch.autograd.grad(total, [x, *states, *parameters])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    ("T", "B", "H", "L"), [(1, 1, 32, 2), (7, 3, 48, 3), (35, 32, 256, 2), (35, 20, 512, 2)]
+)
+def test_the_wavefront_in_every_precision(precision, cell, T, B, H, L, device):
+    dtype, input_precision, bound = PRECISIONS[precision]
+    reason = why_no_wavefront(cell, B, H, L, dtype, input_precision, torch.device("cuda", 0))
+    if reason:
+        pytest.skip(reason)
+    module, parameters, x, states = stack_of(cell, T, B, H, L, dtype, device)
+    ours = [t.to(device, dtype).requires_grad_() for t in (x, *states)]
+    outputs, gradients = run_wavefront(
+        cell, parameters, ours[0], ours[1:], input_precision=input_precision
+    )
+    theirs = [t.requires_grad_() for t in (x, *states)]
+    y, final = module(x, tuple(states) if len(states) == 2 else states[0])
+    wanted = [y, *(final if isinstance(final, tuple) else (final,))]
+    total = sum(output.square().sum() for output in wanted)
+    wanted += torch.autograd.grad(total, [*theirs, *module.parameters()])
+    for number, (a, r) in enumerate(zip([*outputs, *gradients], wanted, strict=True)):
+        error = (a.detach().double().cpu() - r.detach()).norm() / r.detach().norm()
+        assert error <= bound, f"tensor {number}: {error}"
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_200_wavefronts_are_bit_identical(cell, device):
+    _, parameters, x, states = stack_of(cell, 35, 32, 256, 2, torch.float32, device)
+    x, *states = (t.to(device, torch.float32).requires_grad_() for t in (x, *states))
+    kept = 1 + len(states)  # weight gradients are cuBLAS's own affair
+
+    def run():
+        outputs, gradients = run_wavefront(cell, parameters, x, states)
+        return [*outputs, *gradients[:kept]]
+
+    first = run()
+    for repetition in range(200):
+        for a, b in zip(first, run(), strict=True):
+            assert torch.equal(a, b), f"repetition {repetition}"
+
+
+def test_a_replayed_wavefront_equals_eager(device):
+    _, parameters, x, states = stack_of("lstm", 35, 32, 96, 2, torch.float32, device)
+    x, *states = (t.to(device, torch.float32).requires_grad_() for t in (x, *states))
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run_wavefront("lstm", parameters, x, states)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run_wavefront("lstm", parameters, x, states)
+    for _ in range(5):
+        with torch.no_grad():
+            x.copy_(torch.randn_like(x))
+        graph.replay()
+        replayed = [tensor.clone() for group in captured for tensor in group]
+        eager = [t for group in run_wavefront("lstm", parameters, x, states) for t in group]
+        for a, b in zip(replayed, eager, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_barrier_floor_counts_every_arrival_on_a_real_grid(backward, device, monkeypatch):
+    made = []
+    plain = sequence.counters
+    monkeypatch.setattr(
+        sequence, "counters", lambda *arguments: made.append(plain(*arguments)) or made[-1]
+    )
+    where = torch.device("cuda", 0)
+    floors.barrier("lstm", 32, 256, 1000, torch.float32, "tf32", where, backward=backward)
+    torch.cuda.synchronize()
+    tile = sequence.tiles(32, 256, "lstm", torch.float32, "tf32", where)[backward]
+    slices, _ = sequence.grid(32, 256, tile)
+    assert made[0][0].item() == 1000 * slices
+    assert slices > 1
+
+
 SANITIZED = """
 import torch
+from kernels.stack import wavefront_stack
 from kernels.function import sequence_layer, step_layer
 for layer in (step_layer, sequence_layer):
     x = torch.randn(3, 5, 4 * 48, device="cuda", requires_grad=True)
@@ -147,6 +256,10 @@ for layer in (step_layer, sequence_layer):
     h, c = torch.randn(5, 48, device="cuda"), torch.randn(5, 48, device="cuda")
     y, _ = layer("lstm", x, w, b, (h, c))
     y.sum().backward()
+y, _ = wavefront_stack(
+    "lstm", x, [w, b, w, w, b, b], (torch.stack([h, h]), torch.stack([c, c]))
+)
+y.sum().backward()
 torch.cuda.synchronize()
 """
 

@@ -5,14 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bench.verification import verify
 from deeprnn import implementations
+from deeprnn.cells import CELLS
 from deeprnn.implementations.triton_wavefront import (
     TritonWavefront,
     a_layer_behind_another,
     longest_run,
     neighbours,
+    room_for_all_layers,
 )
 from deeprnn.support import Request
+from deeprnn.triton_runtime import a_way_to_run_triton, loops_in_the_interpreter
 
 TWO = Request(cell="rnn_tanh", hidden_size=16, input_size=5, num_layers=2, batch_size=2)
 
@@ -42,12 +46,33 @@ def test_it_takes_two_neighbours(changes, refused):
 
 def test_the_reason_of_the_chip_is_passed_on(monkeypatch):
     monkeypatch.setattr("kernels.tiling.sequence_tiles", lambda *arguments: "too wide")
-    assert "too wide" in TritonWavefront.support.refusal(TWO)
+    assert "too wide" in room_for_all_layers(TWO)
+
+
+def test_it_does_not_train_in_an_interpreter():
+    assert "needs a GPU" in implementations.why_unsupported("triton_wavefront", TWO)
+
+
+def cannot_run():
+    """Why the kernel cannot run in this process at all, GPU or interpreter."""
+    return a_way_to_run_triton(TWO) or loops_in_the_interpreter(TWO)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_outputs_states_and_every_gradient(cell):
+    """What the contract asks of an implementation; the registry leaves it out on a CPU."""
+    if cannot_run():
+        pytest.skip(cannot_run())
+    torch.manual_seed(0)
+    stack = TritonWavefront(cell, 5, 16, 2)
+    outcome = verify(stack, batch_size=2, num_steps=2, seed=1, bound=1e-5)
+    assert outcome.passed, str(outcome)
+    implementations.build("torch_nn", cell, 5, 16, 2).load_state_dict(stack.state_dict())
 
 
 def test_layers_without_recurrence_divide_the_stack():
-    if implementations.why_unsupported("triton_wavefront", TWO):
-        pytest.skip(implementations.why_unsupported("triton_wavefront", TWO))
+    if cannot_run():
+        pytest.skip(cannot_run())
     recurrent = (False, True, True, False)
     torch.manual_seed(0)
     ours = TritonWavefront("rnn_tanh", 5, 16, 4, recurrent=recurrent)
