@@ -1,6 +1,9 @@
 """The plan: every combination once, each run or refused with a reason."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from bench.plan import UsageError, find_profile, matches, plan
 from deeprnn import implementations
@@ -55,3 +58,33 @@ def test_a_pattern_that_matches_nothing_names_what_there_is():
 def test_an_unknown_profile_names_those_there_are():
     with pytest.raises(UsageError, match="'fast' is unknown; use one of smoke, quick"):
         find_profile("fast")
+
+
+# H100's own answers to what implementations ask of a device.
+H100 = SimpleNamespace(
+    name="H100", major=9, minor=0, multi_processor_count=132, shared_memory_per_block=48 * 1024,
+    shared_memory_per_block_optin=227 * 1024,
+)  # fmt: skip
+
+
+@pytest.fixture
+def on_an_h100(monkeypatch):
+    """Plans as on a machine with that GPU; nothing runs."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: H100)
+
+
+@pytest.mark.parametrize("workload", ["lstm-L2-H256-B32-T35-bf16", "gru-L2-H256-B32-T35-bf16"])
+def test_bfloat16_is_run_by_all_but_the_one_that_is_for_float16(workload, on_an_h100):
+    cases = plan(find_profile("full"), "cuda", [workload])
+    refused = {case.implementation: case.unsupported for case in cases if case.unsupported}
+    ran = {case.implementation for case in cases if not case.unsupported}
+    assert refused["torch_nn_persistent"] == "dtype bfloat16 is not implemented here, only float16"
+    assert {"python_loop", "manual_gradient", "torch_nn", "torchscript"} <= ran
+
+
+def test_float16_is_run_by_the_vendors_library_both_ways(on_an_h100):
+    cases = plan(find_profile("full"), "cuda", ["lstm-L2-H256-B32-T35-fp16"])
+    ran = {(case.implementation, case.execution) for case in cases if not case.unsupported}
+    for name in ("torch_nn", "torch_nn_persistent"):
+        assert {(name, "eager"), (name, "cuda_graph")} <= ran

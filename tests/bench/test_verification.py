@@ -102,6 +102,18 @@ def test_bounds_by_precision():
     assert bound_for("float32", "ieee") == 1e-5
     assert bound_for("float32", "tf32") == 1e-2
     assert bound_for("bfloat16", "ieee") == 5e-2
+    assert bound_for("float16", "ieee") == 1e-2
+
+
+@pytest.mark.parametrize("name", ["python_loop", "manual_gradient", "torch_nn"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_half_precision_passes_with_room_and_for_its_rounding_alone(name, dtype, cell):
+    """float16 rounds 8 times as finely as bfloat16, and as finely as TF32: hence its bound."""
+    stack = implementations.build(name, cell, 28, 64, 2).to(getattr(torch, dtype))
+    outcome = verify(stack, 4, 12, seed=1, bound=bound_for(dtype, "ieee"))
+    assert outcome.passed, str(outcome)
+    assert 0.02 < outcome.error / outcome.bound < 0.5
 
 
 def test_relative_error():
