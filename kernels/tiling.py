@@ -136,7 +136,7 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
     if chip.keeps_in == "registers" or not (uses_tensor_cores(dtype, input_precision) or backward):
         longest = 32
     elif not uses_tensor_cores(dtype, input_precision) and G == 1:
-        longest = 16
+        longest = 16 if layers == 1 else 32
     widest = triton.next_power_of_2(G * H if backward else H) // SEQUENCE_WARPS
     reason = ""
     for block_b, block_h in SEQUENCE_BLOCKS:
