@@ -111,24 +111,32 @@ def _answer(chapter: Chapter, learned: dict[str, list[Learned]]) -> tuple[str, .
 
 
 def _lines(chapter: Chapter, everyone: list[Learned]) -> Table:
+    """Each line that was written, with who wrote it, beside what is printed."""
     rows = []
-    for one in everyone:
-        lines = chapter.samples[chapter.samples["case_id"] == one.case_id]
-        for prefix in PREFIXES:
-            for row in lines[lines["prefix"] == prefix].to_dict("records"):
-                written = row["text"].removeprefix(prefix)
-                if written in PRINTED_LINES:
-                    mark = "as printed"
-                else:
-                    mark = f"{row['verbatim']} of {len(written)} characters stand in the text"
-                rows.append((Cell(f"{NAMES[one.role]}, seed {one.seed}", mark), Cell(row["text"])))
     for prefix in PREFIXES:
-        for line in PRINTED_LINES:
-            rows.append((Cell("printed, in one printing or another"), Cell(prefix + line)))
+        found = chapter.samples[chapter.samples["prefix"] == prefix]
+        by_case = {row["case_id"]: row for row in found.to_dict("records")}
+        writers: dict[str, list[str]] = {prefix + line: [] for line in PRINTED_LINES}
+        for one in everyone:
+            if row := by_case.get(one.case_id):
+                writers.setdefault(row["text"], []).append(f"{one.role} seed {one.seed}")
+        verbatim = {row["text"]: row["verbatim"] for row in by_case.values()}
+        for line, names in writers.items():
+            written = line.removeprefix(prefix)
+            if written in PRINTED_LINES:
+                mark = "as printed"
+            else:
+                mark = f"{verbatim[line]} of {len(written)} characters stand in the text"
+            rows.append((Cell(line), Cell(mark), Cell(", ".join(names) or "nobody here")))
     return Table(
         "What they write after “time traveller” and “traveller”",
-        (("network", ""), ("line", "the most probable next character, fifty times")),
+        (
+            ("line", "the most probable next character, fifty times"),
+            ("compared", "with print and text"),
+            ("written by", "network and seed"),
+        ),
         tuple(rows),
+        "The chapter prints a line of each; its printings do not agree which.",
     )
 
 
