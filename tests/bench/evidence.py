@@ -166,6 +166,7 @@ def step_seconds(root: Path, options: argparse.Namespace) -> float:
     """How long a training step of the implementation takes here, as a run measures it."""
     with tempfile.TemporaryDirectory(prefix="deeprnn-evidence-") as directory:
         words = ["--profile", options.profile, "--device", options.device, "--output", directory]
+        words += ["--threads", str(options.threads)]
         only = f"{options.workload}/{options.changed}/eager"
         command = [sys.executable, "-m", "bench", "run", "--only", only, *words]
         run(*command, cwd=root, PYTHONPATH=str(root))
@@ -184,7 +185,7 @@ def gate(
     for name in (options.changed, options.untouched):
         words += ["--only", f"{options.workload}/{name}/eager"]
     words += ["--max-minutes", f"{options.max_minutes:g}", "--min-effect", options.min_effect]
-    words += ["--seed", str(1000 * number)]
+    words += ["--seed", str(1000 * number), "--threads", str(options.threads)]
     output.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with (output / "output.txt").open("w", encoding="utf-8") as printed:
@@ -308,6 +309,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--mib", type=float, default=80, help="memory that bigger keeps")
     parser.add_argument("--min-effect", default="3%")
     parser.add_argument("--max-minutes", type=float, default=6)
+    parser.add_argument("--threads", type=int, default=0, help="of a process; 0: one a core")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     options = parser.parse_args()
     options.times = {p.name: p.repeat for p in PLANTED.values()}
