@@ -66,8 +66,9 @@ CorpusOption = Annotated[
     str,
     typer.Option(
         "--corpus",
-        help="timemachine, moreau, pride, metamorphosis, or the path of a UTF-8 text of your own. timemachine.txt is "
-        "looked for in the directory DEEPRNN_CORPUS_DIR, in the cache, and on the network.",
+        help="timemachine, moreau, pride, metamorphosis, or the path of a UTF-8 text of your own. "
+        "timemachine.txt is looked for in the directory DEEPRNN_CORPUS_DIR, in the cache, and on "
+        "the network.",
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Draws weights and minibatches.")]
