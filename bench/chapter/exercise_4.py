@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -84,6 +86,8 @@ def _difference(
 
 
 def _say(mean: float, half: float) -> str:
+    if math.isinf(half):
+        return f"{'saves' if mean > 0 else 'costs'} {abs(mean):.2f} bits by the only seed"
     if abs(mean) <= half:
         return f"changes it by {-mean:+.2f} bits, which the seeds do not tell apart from 0"
     return f"{'saves' if mean > 0 else 'costs'} {abs(mean):.2f} bits"
