@@ -36,10 +36,11 @@ def section(chapter: Chapter) -> Section | None:
         wells = [chapter.bits(one, WELLS) for one in found]
         more = [chapter.bits(one, MORE_WELLS) for one in found]
         floors = _floors(chapter, found[0], WELLS) or _floors(chapter, found[0], MORE_WELLS)
-        updates = [one.best_epoch for one in found]
+        best = sorted({one.best_epoch for one in found})
+        epochs = f"{best[0]} to {best[-1]}" if len(best) > 1 else str(best[0])
         rows.append(
             (
-                Cell(role, f"{min(updates)} to {max(updates)} epochs, chosen by validation"),
+                Cell(role, f"{epochs} epochs, chosen by validation"),
                 with_perplexity(on_train),
                 with_perplexity(wells),
                 with_perplexity(more),
@@ -51,9 +52,9 @@ def section(chapter: Chapter) -> Section | None:
         )
     heads = (
         ("trained on", ""),
-        ("that text", "bits, perplexity"),
-        ("held-out Time Machine", "bits, perplexity"),
-        ("held-out other book", "bits, perplexity"),
+        ("that text", "bits; perplexity, ± bits"),
+        ("held-out Time Machine", "bits; perplexity, ± bits"),
+        ("held-out other book", "bits; perplexity, ± bits"),
         *((title, "bits") for title in MODELS.values()),
     )
     law = _law(chapter, learned)
@@ -110,7 +111,7 @@ def with_perplexity(bits: Sequence[float | None]) -> Cell:
     if not known:
         return cell
     perplexity = 2 ** (sum(known) / len(known))
-    return Cell(cell.main, f"{cell.detail}, perplexity {tables.decimals(perplexity, 2)}")
+    return Cell(cell.main, f"{tables.decimals(perplexity, 2)}, {cell.detail}")
 
 
 def _floors(chapter: Chapter, one: Learned, text: str) -> dict[str, float]:
@@ -222,6 +223,8 @@ def _draw(chapter: Chapter, learned: dict[str, list[Learned]], law: PowerLaw | s
             for size, seeds in by_size.items()
             if model in _floors(chapter, seeds[0], WELLS)
         )
+        if not points:
+            continue
         style = "-" if model in SMOOTHINGS else "--"
         axes.plot(*zip(*points, strict=True), style, color=colour, marker=".", lw=1.4)
         handles.append(Line2D([], [], color=colour, ls=style, marker=".", lw=1.6, label=title))

@@ -41,7 +41,7 @@ def section(chapter: Chapter) -> Section | None:
         )
     heads = (
         ("trained on", "characters"),
-        *((f"held-out {AUTHORS[text]}", "bits, perplexity") for text in TEXTS),
+        *((f"held-out {AUTHORS[text]}", "bits; perplexity, ± bits") for text in TEXTS),
     )
     return Section(
         PART,
