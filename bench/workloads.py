@@ -219,7 +219,7 @@ PROFILES: dict[str, Profile] = {
             executions=("eager",),
             runs_interpreted=True,
             hurried=True,
-            case_seconds=60.0,
+            case_seconds=180.0,
             layers_seconds=3.0,
             leaves_out=(
                 "speeds and cold starts worth citing: sizes are tiny and cases start in parallel",
