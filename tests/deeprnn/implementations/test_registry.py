@@ -87,3 +87,17 @@ def test_one_file_is_one_implementation(drop, copies, said):
 
 def test_only_interpreters_are_interpreted():
     assert implementations.interpreted("torch_nn", "cpu") is False
+
+
+def test_the_fastest_of_our_own_is_one_that_runs_at_speed():
+    request = Request("lstm", num_layers=2)
+    name = implementations.fastest_of_our_own(request)
+    assert name == "manual_gradient"  # Triton would be interpreted
+    assert implementations.why_unsupported(name, request) is None
+    assert set(implementations.OWN_BY_SPEED) <= set(implementations.names())
+    assert implementations.REFERENCE not in implementations.OWN_BY_SPEED
+
+
+def test_none_of_our_own_is_said_with_reasons():
+    with pytest.raises(ValueError, match="none of our own implementations can run this: triton_"):
+        implementations.fastest_of_our_own(Request("no such cell"))
