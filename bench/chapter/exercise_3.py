@@ -160,12 +160,21 @@ def _answer(
         models = {MODELS[m]: bits for m, bits in floors.items()}
         strongest = min(models, key=lambda m: models[m])
         if below:
+            if all(one.best_epoch == one.workload["epochs"] for one in learned[role]):
+                why = (
+                    "The network was still getting better when the budget ended its training, "
+                    f"after {learned[role][0].best_epoch} epochs."
+                )
+            else:
+                why = (
+                    f"At its best epoch the network needs only {learnt:.2f} bits for the text it "
+                    f"trains on: the {best - learnt:.2f} bits between are what it has begun to "
+                    "learn by heart, and longer training widens them."
+                )
             answer.append(
                 f"It is not below every floor: {strongest} needs {models[strongest]:.2f} bits for "
-                f"the same text after the same characters. At its best epoch the network already "
-                f"needs only {learnt:.2f} bits for the text it trains on; the {best - learnt:.2f} "
-                "bits between are what it has begun to learn by heart, and longer training widens "
-                "them. So few characters teach spelling to counts sooner than to gradients."
+                f"the same text after the same characters. {why} So few characters teach spelling "
+                "to counts sooner than to gradients."
             )
         else:
             answer.append(
