@@ -32,13 +32,18 @@ def name(role: str, workload: dict[str, object]) -> str:
     """What the page calls a network."""
     if role == LSTM:
         return "LSTM, 2 × 256"
-    size = f"GRU, {workload['num_layers']} × {workload['hidden_size']}"
     why = {
         PRINTED: "as printed",
         EQUAL_SIZE: "equal layers and width",
         EQUAL_PARAMETERS: "equal parameters",
     }[role]
-    return f"{size}, {why}"
+    return f"{size(workload)}, {why}"
+
+
+def size(workload: dict[str, object]) -> str:
+    """Cell, layers and width."""
+    cell = str(workload["cell"]).upper()
+    return f"{cell}, {workload['num_layers']} × {workload['hidden_size']}"
 
 
 def section(chapter: Chapter) -> Section | None:
@@ -105,9 +110,7 @@ def section(chapter: Chapter) -> Section | None:
                 "exercise_2",
                 "LSTM and GRUs by epoch",
                 "A line a seed. Solid: text trained on; dotted: the 5,000 characters after it.",
-                lambda: draw_curves(
-                    {name(role, found[0].workload): found for role, found in learned.items()}
-                ),
+                lambda: draw_curves({size(found[0].workload): found for found in learned.values()}),
             ),
         ),
         told_wrongly(by_seed, "held-out perplexity at equal parameters"),
