@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +28,33 @@ TURN_SECONDS = 0.25
 MOST_EPOCHS_A_TURN = 25
 MOST_REPEATS = 20  # of the turns there and back of one pair
 
+SLICE_SECONDS = 0.03
+"""Of a long epoch, before the next side goes on.
+
+What disturbs a machine without a GPU of its own comes and goes within seconds: the sooner another
+side is measured, the more of it they share. On two cores of a shared server, epochs of 0.17 s in
+turns scattered by twice as much as slices of 0.04 s.
+"""
+
 _NEVER = 10**9  # epochs: no validation within a pair
 
 _WHERE = (
     "import importlib.util as u; "
     "print(*(u.find_spec(n).submodule_search_locations[0] for n in ('bench', 'deeprnn')), sep='|')"
 )
+
+
+def shared_processors(pair: int, threads: int) -> set[int]:
+    """On which processors pair number ``pair`` is measured, all sides on the same.
+
+    They take turns, so one needs no other's. On a shared server each processor has a speed of its
+    own: sides on different ones differed by 2 %, which looks like a change of the code.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        here = sorted(os.sched_getaffinity(0))
+    else:
+        here = list(range(os.cpu_count() or 1))
+    return {here[(pair * threads + i) % len(here)] for i in range(min(threads, len(here)))}
 
 
 class SideFailed(Exception):
@@ -95,6 +118,7 @@ class PairedCase:
     implementation: str
     execution: str
     epochs_a_turn: int = 1
+    minibatches_a_slice: int = 0  # 0: an epoch is not cut
     pair_seconds: list[float] = field(default_factory=list)
 
 
@@ -217,11 +241,15 @@ class PairRunner:
                     self._ask(workers, side, {"turn": 1})
                     rounds = self._ask(workers, side, {"turn": 1})["rounds"]
                     fastest = min(fastest, rounds[0]["seconds"])
+                    tokens = rounds[0]["tokens"]
         except SideFailed as failed:
             measurement.kind, measurement.reason = "invalid", str(failed)
             self.say(f"  {measurement.case_id}: {failed}")
             return
         case.epochs_a_turn = max(1, min(MOST_EPOCHS_A_TURN, math.ceil(TURN_SECONDS / fastest)))
+        minibatches = tokens // (case.workload["batch_size"] * case.workload["num_steps"])
+        a_slice = math.ceil(SLICE_SECONDS / fastest * minibatches)
+        case.minibatches_a_slice = a_slice if 2 * a_slice <= minibatches else 0
         self.say(f"  warm: {measurement.case_id}")
 
     def check(self, case: PairedCase) -> None:
@@ -244,17 +272,42 @@ class PairRunner:
         with self._workers(case, order[: len(SIDES)], seed) as workers:
             for side in order[: len(SIDES)]:
                 self._ask(workers, side, {"turn": 1})  # warms caches and clocks; not counted
+            processors = shared_processors(number, self.plan["threads"])
+            for worker in workers.values():
+                worker.pin(processors)
             prepared = time.monotonic()
             # What a moment's noise adds gets less with every turn, and processes are dear to start:
             # turns go on for as long as it took to start them, for all sides alike.
             for _ in range(MOST_REPEATS):
-                for side in order:
-                    answer = self._ask(workers, side, {"turn": case.epochs_a_turn})
-                    turns[side].append(answer["rounds"])
+                for side, rounds in self._there_and_back(workers, order, case):
+                    turns[side].append(rounds)
                 if time.monotonic() - prepared >= prepared - started:
                     break
             ends = {side: self._ask(workers, side, {"finish": True}) for side in SIDES}
         return Pair(seed, *(_summary(turns[side], ends[side]) for side in SIDES))
+
+    def _there_and_back(
+        self, workers: Mapping[str, WorkerProcess], order: Sequence[str], case: PairedCase
+    ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Two turns a side, in ``order``, as each is finished.
+
+        With epochs in slices ``order`` is gone through again and again, a slice at a time, so that
+        the turns of all sides are under way together.
+        """
+        command = {"turn": case.epochs_a_turn, "slice": case.minibatches_a_slice}
+        owed = Counter(order)
+        paused: set[str] = set()
+        while owed.total():
+            for side in order:
+                if not owed[side]:
+                    continue
+                answer = self._ask(workers, side, {"go": True} if side in paused else command)
+                if "paused" in answer:
+                    paused.add(side)
+                    continue
+                paused.discard(side)
+                owed[side] -= 1
+                yield side, answer["rounds"]
 
     @contextlib.contextmanager
     def _workers(

@@ -22,13 +22,26 @@ CONTENDED_ABOVE = 0.10
 
 @dataclass
 class Timing:
-    """Filled in when the timed block ends."""
+    """A stopwatch; the rest is filled in when the timed block ends."""
 
-    seconds: float = 0.0
+    seconds: float = 0.0  # without pauses
     other_cpu: float = 0.0  # share of all processors, 0 to 1
     mark: str = ""
     state: dict[str, float | None] = field(default_factory=dict)
     """By column of ``rounds.csv``: load and clocks right after the block; None is not told."""
+    _others_seconds: float = 0.0
+    _since: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def resume(self) -> None:
+        """Go on; the time is looked at last."""
+        self._since = (_busy_seconds(), time.process_time(), time.perf_counter())
+
+    def pause(self) -> None:
+        """Stop until :meth:`resume`; the time is looked at first."""
+        now = time.perf_counter()
+        busy, own, start = self._since
+        self.seconds += now - start
+        self._others_seconds += (_busy_seconds() - busy) - (time.process_time() - own)
 
 
 @contextmanager
@@ -36,25 +49,23 @@ def timed() -> Iterator[Timing]:
     """Time a block that ends by waiting for its device, and note who else used the processors.
 
     Time that a hypervisor gave to other guests counts as used by others. A GPU is asked before and
-    after, never meanwhile.
+    after, never meanwhile. Within the block the stopwatch may be paused and resumed.
     """
     timing = Timing()
     gpu = gpu_monitor.current()
     gpu_before = gpu.read() if gpu is not None else None
-    process = psutil.Process()
     cores = psutil.cpu_count() or 1
-    busy_before, own_before = _busy_seconds(), _own_seconds(process)
-    start = time.perf_counter()
+    began = time.perf_counter()
+    timing.resume()
     yield timing
-    timing.seconds = time.perf_counter() - start
-    busy, own = _busy_seconds() - busy_before, _own_seconds(process) - own_before
-    timing.other_cpu = min(1.0, max(0.0, (busy - own) / (timing.seconds * cores)))
+    timing.pause()
+    timing.other_cpu = min(1.0, max(0.0, timing._others_seconds / (timing.seconds * cores)))
     # The kernel counts in ticks of 10 ms: on shorter rounds the share is mostly rounding.
     if timing.other_cpu > CONTENDED_ABOVE and timing.seconds > 0.2:
         timing.mark = "contended"
     if gpu is not None and gpu_before is not None:
         timing.state |= gpu.state()  # first of all: clocks fall again once nothing runs
-        timing.mark = gpu.mark(gpu_before, timing.seconds) or timing.mark
+        timing.mark = gpu.mark(gpu_before, time.perf_counter() - began) or timing.mark
     timing.state |= {"load_average": _load_average(), "cpu_mhz": _cpu_mhz()}
 
 
@@ -81,11 +92,6 @@ def _cpu_mhz() -> float | None:
     except (AttributeError, NotImplementedError, OSError, RuntimeError):
         return None
     return float(frequency.current) if frequency and frequency.current > 0 else None
-
-
-def _own_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 def synchronize(device: torch.device) -> None:

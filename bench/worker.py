@@ -2,12 +2,14 @@
 
 It is started as ``python -m bench.worker`` and speaks JSON, one object a line. The first line on
 standard input is the job; then come commands ``{"turn": n}`` (train n epochs) and
-``{"finish": true}``. Each is answered by one line. When standard input ends, so does the worker:
-no orphan keeps a machine busy.
+``{"finish": true}``. Each is answered by one line. With ``{"turn": n, "slice": k}`` the worker
+stops after every k minibatches, says ``{"paused": true}`` and waits for any line before it goes on.
+When standard input ends, so does the worker: no orphan keeps a machine busy.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -16,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -101,11 +104,29 @@ class BestWeights:
         model.load_state_dict(self._weights)
 
 
-class CaseRun:
-    """One case from its construction to its last epoch."""
+class Interruptible(Minibatches):
+    """Minibatches between which something else may be done, if it is asked for."""
 
-    def __init__(self, job: Job) -> None:
+    between: Callable[[], None] | None = None
+    every = 0  # minibatches; 0: never
+
+    def epoch(self, index: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for number, pair in enumerate(super().epoch(index)):
+            if self.between is not None and self.every and number and number % self.every == 0:
+                self.between()
+            yield pair
+
+
+class CaseRun:
+    """One case from its construction to its last epoch.
+
+    ``hand_over`` is called within a turn in slices, with the stopwatch paused and the device done,
+    and returns when it is this worker's turn again.
+    """
+
+    def __init__(self, job: Job, hand_over: Callable[[], None] = lambda: None) -> None:
         self.job = job
+        self.hand_over = hand_over
         workload = job.workload
         self.device = torch.device(job.device)
         self.dtype = getattr(torch, workload.dtype)
@@ -118,7 +139,7 @@ class CaseRun:
         else:
             train, validation = self._encode(job.training_text), self._encode(job.validation_text)
         sizes = (workload.batch_size, workload.num_steps)
-        self.minibatches = Minibatches(train, *sizes, seed=job.seed)
+        self.minibatches = Interruptible(train, *sizes, seed=job.seed)
         self.validation = Minibatches(validation, *sizes, seed=job.seed)
         self.epochs_done = 0
         self.best = BestWeights(workload.patience)
@@ -194,11 +215,13 @@ class CaseRun:
             errors.append(outcome.error)
         return {"gradient_error": errors[0]}
 
-    def turn(self, epochs: int) -> dict[str, Any]:
+    def turn(self, epochs: int, minibatches_a_slice: int = 0) -> dict[str, Any]:
         """Train for some epochs, each of them one timed round."""
         rounds = []
+        self.minibatches.every = minibatches_a_slice
         for _ in range(epochs):
             with measurement.timed() as timing:
+                self.minibatches.between = functools.partial(self._interrupt, timing)
                 result = self.trainer.epoch(self.epochs_done)
             self.epochs_done += 1
             entry = {
@@ -225,6 +248,12 @@ class CaseRun:
                 if self.best.is_over:
                     break
         return {"rounds": rounds, "is_over": self.best.is_over}
+
+    def _interrupt(self, timing: measurement.Timing) -> None:
+        measurement.synchronize(self.device)
+        timing.pause()
+        self.hand_over()
+        timing.resume()
 
     def finish(self) -> dict[str, Any]:
         """What is known only at the end: peak memory, and what the model writes."""
@@ -308,15 +337,20 @@ def main() -> int:
     os.dup2(2, 1)  # what libraries print must not get between the answers
     commands: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read_commands, args=(commands,), daemon=True).start()
+
+    def hand_over() -> None:
+        _answer(channel, {"paused": True})
+        commands.get()
+
     try:
-        run = CaseRun(Job.from_json(commands.get()))
+        run = CaseRun(Job.from_json(commands.get()), hand_over)
         _answer(channel, run.prepare())
         while True:
             command = json.loads(commands.get())
             if "finish" in command:
                 _answer(channel, run.finish())
                 return 0
-            _answer(channel, run.turn(command["turn"]))
+            _answer(channel, run.turn(command["turn"], command.get("slice", 0)))
     except Exception as error:
         if not isinstance(error, (Failed, Unsupported)):
             import traceback

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,15 @@ class WorkerProcess:
         for line in self._process.stdout:
             self._lines.put(line)
         self._lines.put(None)
+
+    def pin(self, processors: Collection[int]) -> None:
+        """Let all threads that it has run on these processors alone, where the system can do so."""
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        if not hasattr(os, "sched_setaffinity") or not tasks.is_dir():
+            return
+        with contextlib.suppress(OSError):  # a thread, or the worker, has just ended
+            for task in tasks.iterdir():
+                os.sched_setaffinity(int(task.name), processors)
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Hand over one message; a worker that is gone is noticed by :meth:`receive`."""

@@ -1,6 +1,7 @@
 """A worker is asked, never waited for too long, and never outlives the runner."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -44,6 +45,41 @@ def start(tmp_path):
     yield started
     for one in workers:
         one.stop()
+
+
+def test_a_turn_in_slices_is_the_same_turn(start):
+    whole, sliced = start(), start()
+    for process in (whole, sliced):
+        process.receive()
+    whole.send({"turn": 2})
+    expected = whole.receive()["rounds"]
+    sliced.send({"turn": 2, "slice": 1})
+    pauses, started = 0, time.monotonic()
+    while "paused" in (answer := sliced.receive()):
+        pauses += 1
+        time.sleep(0.2)
+        sliced.send({"go": True})
+    waited = time.monotonic() - started
+    minibatches = [
+        r["tokens"] // (workload["batch_size"] * workload["num_steps"])
+        for workload in (job()["workload"],)
+        for r in expected
+    ]
+    assert pauses == sum(minibatches) - len(expected) > 0
+    for key in ("epoch", "tokens", "train_perplexity", "validation_perplexity"):
+        assert [r[key] for r in answer["rounds"]] == [r[key] for r in expected]
+    assert sum(r["seconds"] for r in answer["rounds"]) < waited - 0.2 * pauses
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no affinities")
+def test_a_pinned_worker_stays_where_it_is_put(start):
+    process = start()
+    process.receive()
+    processor = max(os.sched_getaffinity(0))
+    process.pin({processor})
+    assert os.sched_getaffinity(process._process.pid) == {processor}
+    process.send({"turn": 1})
+    assert process.receive()["rounds"]
 
 
 def test_a_whole_case(start):

@@ -1,0 +1,63 @@
+"""In which order the sides of a pair are measured, and where. The sides here are made up."""
+
+import os
+
+import pytest
+
+from bench.gate_pairs import Measurement, turn_order
+from bench.gate_runner import PairedCase, PairRunner, shared_processors
+
+
+class MadeUp:
+    """A worker whose turns take so many slices; ``said`` is what all of them did, in order."""
+
+    def __init__(self, name: str, slices: int, said: list[str]) -> None:
+        self.name, self.slices, self.said = name, slices, said
+        self.left = 0
+
+    def send(self, message) -> None:
+        if "turn" in message:
+            assert self.left == 0
+            self.left = self.slices
+        else:
+            assert message == {"go": True}
+
+    def receive(self) -> dict:
+        self.said.append(self.name)
+        self.left -= 1
+        return {"paused": True} if self.left else {"rounds": [self.name]}
+
+
+def measured(slices: int, number: int = 0) -> tuple[list[str], list[str]]:
+    """What was run, slice by slice, and whose turns ended, in order."""
+    runner = PairRunner({}, {}, "", None, 0.0, print)
+    case = PairedCase(Measurement("w/i/eager"), {}, "i", "eager", 3, slices > 1)
+    order = turn_order(number)
+    said: list[str] = []
+    workers = {side: MadeUp(side, slices, said) for side in order}
+    turns = [side for side, rounds in runner._there_and_back(workers, order, case)]
+    return said, turns
+
+
+def test_short_epochs_take_turns_there_and_back():
+    said, turns = measured(slices=1)
+    assert said == turns == ["base", "head", "control", "control", "head", "base"]
+
+
+@pytest.mark.parametrize("slices", [2, 3, 8])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_long_epochs_take_turns_slice_by_slice(slices, number):
+    said, turns = measured(slices, number)
+    order = list(turn_order(number))
+    assert said == order * slices
+    assert sorted(turns) == sorted(order)
+    # Nobody's turn is over before everybody's is nearly so: they share the same moments.
+    assert len(said) - said[::-1].index(turns[0]) >= len(said) - len(order)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no affinities")
+def test_all_processors_are_used_in_turn(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 4})
+    assert [shared_processors(pair, 1) for pair in range(4)] == [{0}, {2}, {4}, {0}]
+    assert [shared_processors(pair, 2) for pair in range(3)] == [{0, 2}, {0, 4}, {2, 4}]
+    assert shared_processors(1, 8) == {0, 2, 4}
