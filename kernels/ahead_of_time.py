@@ -4,11 +4,14 @@
     python -m kernels.ahead_of_time --target sm_90 --cell lstm --precision tf32
 
 Registers and spills come from `ptxas -v`, shared memory from Triton, and whether a product runs on
-tensor cores from the instructions themselves. For AMD they come from the assembler's listing.
+tensor cores from the instructions themselves. For AMD they come from the assembler's listing. Of
+kernels that loop over time, the step's instructions, barriers and loads in flight are counted in
+the machine code (`kernels/machine_code.py`; NVIDIA only).
 
 Bounds: nothing spilled, shared memory within what the chip gives one program, tensor-core
-instructions exactly where the precision means them. A broken bound is printed and the command
-exits with 1. It needs no GPU, and must not run under TRITON_INTERPRET.
+instructions exactly where the precision means them, few barriers a step, and exchanged rows all
+asked for at once. A broken bound is printed and the command exits with 1. It needs no GPU, and must
+not run under TRITON_INTERPRET.
 """
 
 import argparse
@@ -28,7 +31,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels import floors, sequence, step, tiling, wavefront
+from kernels import floors, machine_code, sequence, step, tiling, wavefront
 from kernels.cells import GATES
 from kernels.tiling import CHIPS
 
@@ -51,6 +54,9 @@ TARGETS = {
 }
 
 TRITON_TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+MOST_BARRIERS = {"sequence": 22, "wavefront": 34}
+"""In one step. An RNN's backward pass in IEEE float32 takes most: its rows come in many pieces."""
+
 FLOAT32_BUFFERS = ("cs_ptr", "dh_ptr", "dc_ptr")
 COUNTER_BUFFERS = ("counter_ptr",)
 
@@ -70,7 +76,10 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler made of a variant. `spills` and `shared` are bytes."""
+    """What the compiler made of a variant. `spills` and `shared` are bytes.
+
+    The step's figures are 0 for kernels that are one step, and on AMD.
+    """
 
     kernel: str
     cell: str
@@ -85,6 +94,10 @@ class Compiled:
     shared: int
     instruction: str
     expected_shared: int
+    step_instructions: int
+    step_barriers: int
+    in_flight: int
+    expected_in_flight: int
     broken: str
 
 
@@ -206,6 +219,11 @@ def compile_variant(variant: Variant) -> Compiled:
     else:
         registers, spills = ask_ptxas(built.asm["ptx"])
         instruction = first(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync", built.asm["ptx"])
+    if loops_over_time(variant.kernel) and target.backend == "cuda":
+        in_loop = machine_code.read_step(built.asm["cubin"])
+        in_flight = expected_in_flight(options, dtype)
+    else:
+        in_loop, in_flight = machine_code.Step(0, 0, 0), 0
     tile, programs = "", 0  # a barrier knows no tile
     if "BLOCK_H" in options:
         tile = f"{options['BLOCK_B']}x{options['BLOCK_H']}x{options['BLOCK_K']}"
@@ -216,7 +234,9 @@ def compile_variant(variant: Variant) -> Compiled:
         variant.kernel, variant.cell, variant.H, variant.precision, variant.target,
         tile=tile, programs=programs, warps=launch["num_warps"],
         registers=registers, spills=spills, shared=built.metadata.shared,
-        instruction=instruction, expected_shared=expected_shared(variant), broken="",
+        instruction=instruction, expected_shared=expected_shared(variant),
+        step_instructions=in_loop.instructions, step_barriers=in_loop.barriers,
+        in_flight=in_loop.in_flight, expected_in_flight=in_flight, broken="",
     )  # fmt: skip
     return dataclasses.replace(compiled, broken="; ".join(broken_bounds(compiled)))
 
@@ -224,7 +244,7 @@ def compile_variant(variant: Variant) -> Compiled:
 def expected_shared(variant: Variant) -> int:
     """What `tiling` thinks the variant needs: whether a sequence kernel fits is decided by that."""
     chip = CHIPS[variant.target]
-    if not variant.kernel.startswith(("sequence", "wavefront")):
+    if not loops_over_time(variant.kernel):
         return chip.shared_memory
     options = variant.options
     tile = tiling.Tile(
@@ -233,6 +253,18 @@ def expected_shared(variant: Variant) -> int:
     dtype, backward = PRECISIONS[variant.precision][0], variant.kernel.endswith("backward")
     weights = 2 if variant.kernel.startswith("wavefront") else 1
     return tiling.shared_memory(tile, variant.H, options["G"], dtype, backward, chip, weights)
+
+
+def loops_over_time(kernel: str) -> bool:
+    """Whether a launch is a whole sequence; the step kernel's loop is over K."""
+    return kernel.startswith(("sequence", "wavefront"))
+
+
+def expected_in_flight(options: dict[str, Any], dtype: torch.dtype) -> int:
+    """Vectors of 16 bytes that a thread loads of the pieces asked for ahead of their use."""
+    inner = options["H"] * (1 if "SAVE" in options else options["G"])  # forward, backward
+    pieces = min(options["AHEAD"], -(-inner // (options["WARPS"] * options["BLOCK_K"])))
+    return pieces * options["BLOCK_B"] * options["BLOCK_K"] * dtype.itemsize // (32 * 16)
 
 
 def has_product(kernel: str) -> bool:
@@ -257,6 +289,11 @@ def broken_bounds(compiled: Compiled) -> Iterator[str]:
     elif compiled.shared > compiled.expected_shared:
         expected = compiled.expected_shared
         yield f"{compiled.shared} bytes of shared memory, tiling.py expects {expected}"
+    most = MOST_BARRIERS.get(compiled.kernel.partition("_")[0], 0)
+    if compiled.step_barriers > most:
+        yield f"{compiled.step_barriers} barriers a step, {most} at most"
+    if compiled.in_flight < compiled.expected_in_flight:
+        yield f"{compiled.in_flight} loads in flight, {compiled.expected_in_flight} asked for"
     wanted = has_product(compiled.kernel) and tiling.uses_tensor_cores(
         *PRECISIONS[compiled.precision]
     )
@@ -325,9 +362,10 @@ def main(arguments: list[str] | None = None) -> int:
     if not asked.json:
         print(
             "| kernel | cell | H | precision | target | tile B×H×K | programs | warps "
-            "| registers | spilled B | shared KiB | instruction | room KiB | broken |"
+            "| registers | spilled B | shared KiB | instruction | room KiB "
+            "| step instructions | barriers | in flight | asked for | broken |"
         )
-        print("|---" * 14 + "|")
+        print("|---" * 18 + "|")
     failed = False
     for variant in variants(
         asked.kernel or KERNELS, asked.cell or PUBLISHED, asked.precision or PRECISIONS,

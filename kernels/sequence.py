@@ -96,24 +96,71 @@ def backward_weights(weight_ptr, units, H: tl.constexpr, K: tl.constexpr,
 
 
 @triton.jit
+def under_way(tile, PTX: tl.constexpr):
+    """The tile as it is; no load that stands before this is put off until after it.
+
+    ptxas spares registers: it loads a few vectors, stores them to shared memory and loads the next
+    into the same registers, waiting for L2 every time. It moves no load past a barrier of a warp,
+    so with one here all loads are asked for before the first is waited for.
+    """
+    if PTX and tile.dtype.primitive_bitwidth == 32:
+        tile = tl.inline_asm_elementwise(
+            "bar.warp.sync 0xffffffff;", "=f,=f,=f,=f,=f,=f,=f,=f,0,1,2,3,4,5,6,7", [tile],
+            tile.dtype, is_pure=False, pack=8,
+        )  # fmt: skip
+    elif PTX and tile.dtype.primitive_bitwidth == 16:
+        tile = tl.inline_asm_elementwise(
+            "bar.warp.sync 0xffffffff;", "=r,=r,=r,=r,0,1,2,3", [tile],
+            tile.dtype, is_pure=False, pack=8,
+        )  # fmt: skip
+    return tile
+
+
+@triton.jit
+def add_shares(shares, WARPS: tl.constexpr, BLOCK_B: tl.constexpr, COLUMNS: tl.constexpr):
+    """The warps' sums (WARPS, BLOCK_B, COLUMNS) added up, neighbours first: (BLOCK_B, COLUMNS).
+
+    `tl.sum` over warps takes a dozen barriers to move a tile as small as this. `tl.split` wants
+    what it takes apart in one thread, so everything changes hands once and is added there.
+    """
+    apart = tl.permute(shares, (1, 2, 0))
+    if WARPS == 4:
+        even, odd = tl.split(tl.reshape(apart, (BLOCK_B, COLUMNS, 2, 2)))
+        apart = even + odd
+    else:
+        tl.static_assert(WARPS == 2, "a program has two or four warps")
+    first, second = tl.split(apart)
+    return first + second
+
+
+@triton.jit
 def product_with_exchanged(pointer, weights, rows, B, K: tl.constexpr, BLOCK_B: tl.constexpr,
                            COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
-                           PRECISION: tl.constexpr, UPCAST: tl.constexpr,
-                           COMPUTE: tl.constexpr):  # fmt: skip
+                           PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
+                           AHEAD: tl.constexpr, PTX: tl.constexpr):  # fmt: skip
     """(rows, K) as other programs wrote it, times the kept weights: (BLOCK_B, COLUMNS).
 
     The result is small, 16 × 32 say, and K long, so the warps divide K among them (the first
     dimension) instead of the result, and their sums are added at the end. One accumulator would
     also chain a warp's tensor-core instructions, each waiting for the one before; four take turns.
-    All sums have a fixed order.
+    Pieces of the rows are asked for AHEAD of their use. All sums have a fixed order.
     """
+    CHUNKS: tl.constexpr = (K + WARPS * BLOCK_K - 1) // (WARPS * BLOCK_K)
+    pieces = ()
+    for chunk in tl.static_range(min(AHEAD, CHUNKS)):
+        k = shares(chunk * (WARPS * BLOCK_K), WARPS, BLOCK_K)
+        piece = load_exchanged(pointer, rows, k, B, K, UPCAST, COMPUTE)
+        pieces = pieces + (piece,)  # noqa: RUF005
     a0 = tl.zeros((WARPS, BLOCK_B, COLUMNS), dtype=COMPUTE)
     a1 = a0
     a2 = a0
     a3 = a0
-    for chunk in tl.static_range((K + WARPS * BLOCK_K - 1) // (WARPS * BLOCK_K)):
-        k = shares(chunk * (WARPS * BLOCK_K), WARPS, BLOCK_K)
-        whole = load_exchanged(pointer, rows, k, B, K, UPCAST, COMPUTE)
+    for chunk in tl.static_range(CHUNKS):
+        if chunk + AHEAD < CHUNKS:
+            k = shares((chunk + AHEAD) * (WARPS * BLOCK_K), WARPS, BLOCK_K)
+            piece = load_exchanged(pointer, rows, k, B, K, UPCAST, COMPUTE)
+            pieces = pieces + (piece,)  # noqa: RUF005
+        whole = under_way(pieces[chunk], PTX)
         w = weights[chunk]
         if chunk % 4 == 0:
             a0 = tl.dot(whole, w, a0, input_precision=PRECISION, out_dtype=COMPUTE)
@@ -123,7 +170,7 @@ def product_with_exchanged(pointer, weights, rows, B, K: tl.constexpr, BLOCK_B: 
             a2 = tl.dot(whole, w, a2, input_precision=PRECISION, out_dtype=COMPUTE)
         else:
             a3 = tl.dot(whole, w, a3, input_precision=PRECISION, out_dtype=COMPUTE)
-    return tl.sum((a0 + a1) + (a2 + a3), axis=0)
+    return add_shares((a0 + a1) + (a2 + a3), WARPS, BLOCK_B, COLUMNS)
 
 
 @triton.jit
@@ -145,6 +192,7 @@ def sequence_forward_kernel(
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr, SAVE: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
+    AHEAD: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """All T steps of one slice of units and one group of rows."""
     rows = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
@@ -172,7 +220,7 @@ def sequence_forward_kernel(
         wait(counter_ptr, t * slices)
         product = product_with_exchanged(
             hs_ptr + step * H, w, rows, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, WARPS,
-            PRECISION, UPCAST, COMPUTE,
+            PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
         )  # fmt: skip
         p0, p1, p2, p3 = apart(product, P, BLOCK_B, BLOCK_H)
         h, c, s0, s1, s2, s3 = cell_forward(
@@ -194,6 +242,7 @@ def sequence_backward_kernel(
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
+    AHEAD: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """All T steps backward. dh and dc hold the final state's gradient, then the initial one's."""
     rows = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
@@ -235,7 +284,7 @@ def sequence_backward_kernel(
         wait(counter_ptr, (past + 1) * slices)
         dh = direct + product_with_exchanged(
             dgates_p_ptr + step * (G * H), w, rows, B, G * H, BLOCK_B, BLOCK_H, BLOCK_K, WARPS,
-            PRECISION, UPCAST, COMPUTE,
+            PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
         )  # fmt: skip
 
     store_tile(dh_ptr, rows, units, H, inside, dh)
@@ -299,5 +348,5 @@ def launch_options(cell: str, H: int, dtype: torch.dtype, tile: tiling.Tile,
                    input_precision: str) -> dict[str, Any]:  # fmt: skip
     """Cooperative: the driver refuses a grid that is not on the chip all at once."""
     options = compile_options(cell, H, dtype, tile, input_precision)
-    options["WARPS"] = tile.num_warps
+    options |= {"WARPS": tile.num_warps, "AHEAD": tile.ahead, "PTX": tile.ptx}
     return options | ({} if tiling.INTERPRETED else {"launch_cooperative_grid": True})

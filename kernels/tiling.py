@@ -24,16 +24,25 @@ SEQUENCE_BLOCKS = (
 )  # fmt: skip
 SEQUENCE_WARPS = 4
 
+# Registers of a thread, of 255, that pieces on their way from L2 may take.
+REGISTERS_AHEAD = 128
+
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """One program's share: block_b batch rows × block_h units, walking K by block_k."""
+    """One program's share: block_b batch rows × block_h units, walking K by block_k.
+
+    Of a sequence kernel also how many of those pieces are asked for ahead of their use, and whether
+    PTX may stand in it.
+    """
 
     block_b: int
     block_h: int
     block_k: int
     num_warps: int
     num_stages: int
+    ahead: int = 1
+    ptx: bool = False
 
 
 def step_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str, *,
@@ -146,7 +155,11 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
         if block_h < 16 and (G == 1 or (backward and chip.keeps_in == "registers")):
             continue
         block_k = max(16, min(longest, widest))
-        tile = Tile(block_b, block_h, block_k, SEQUENCE_WARPS, 1)
+        registers = block_b * block_k * dtype.itemsize // (4 * 32)  # of a thread, for a piece
+        tile = Tile(
+            block_b, block_h, block_k, SEQUENCE_WARPS, 1,
+            ahead=max(1, REGISTERS_AHEAD // registers), ptx=chip.keeps_in == "shared memory",
+        )  # fmt: skip
         needed = shared_memory(tile, H, G, dtype, backward, chip, 1 if layers == 1 else 2)
         if needed > chip.shared_memory:
             reason = reason or (

@@ -60,6 +60,7 @@ def wavefront_forward_kernel(
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr, SAVE: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
+    AHEAD: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """All T steps of one slice of units, one group of rows and one layer.
 
@@ -110,13 +111,13 @@ def wavefront_forward_kernel(
         wait(counters + below * COUNTER_STRIDE, tl.where(is_first, 0, (t + 1) * slices))
         product = product_with_exchanged(
             below_ptr + step * H, w_ih, rows, rows_below, H, BLOCK_B, BLOCK_H * P, BLOCK_K, WARPS,
-            PRECISION, UPCAST, COMPUTE,
+            PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
         )  # fmt: skip
         y0, y1, y2, y3 = apart(product, P, BLOCK_B, BLOCK_H)
         wait(counters + layer * COUNTER_STRIDE, t * slices)
         product = product_with_exchanged(
             hs_ptr + step * H, w, rows, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, WARPS,
-            PRECISION, UPCAST, COMPUTE,
+            PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
         )  # fmt: skip
         p0, p1, p2, p3 = apart(product, P, BLOCK_B, BLOCK_H)
         h, c, s0, s1, s2, s3 = cell_forward(
@@ -138,6 +139,7 @@ def wavefront_backward_kernel(
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
+    AHEAD: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """All T steps backward of one slice, one group of rows and one layer, the last layer ahead.
 
@@ -189,7 +191,7 @@ def wavefront_backward_kernel(
         wait(counters + above * COUNTER_STRIDE, tl.where(is_last, 0, (past + 1) * slices))
         dy += product_with_exchanged(
             above_ptr + step * (G * H), w_ih, rows, rows_above, G * H, BLOCK_B, BLOCK_H, BLOCK_K,
-            WARPS, PRECISION, UPCAST, COMPUTE,
+            WARPS, PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
         )  # fmt: skip
         d0, d1, d2, d3, dp2, direct, dc = cell_backward(
             CELL, dh + dy, dc, s0, s1, s2, s3, h, h_prev, c, c_prev
@@ -209,7 +211,7 @@ def wavefront_backward_kernel(
         wait(counters + layer * COUNTER_STRIDE, (past + 1) * slices)
         dh = direct + product_with_exchanged(
             dgates_p_ptr + step * (G * H), w, rows, B, G * H, BLOCK_B, BLOCK_H, BLOCK_K, WARPS,
-            PRECISION, UPCAST, COMPUTE,
+            PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
         )  # fmt: skip
 
     store_tile(dh_ptr, rows, units, H, inside, dh)

@@ -15,6 +15,27 @@ from kernels.cells import GATES
 CELLS = tuple(GATES)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def language_patched_once():
+    """A launch in the interpreter puts its own functions into `triton.language`.
+
+    So does every device function that a kernel calls, once more and for nothing, unless it is one
+    of Triton's own, which see another part of the language. That takes half of these tests' time.
+    """
+    from triton.runtime.interpreter import InterpretedFunction
+
+    plain = InterpretedFunction.__call__
+
+    def call(self, *arguments, **options):
+        if self.fn.__module__.startswith("triton."):
+            return plain(self, *arguments, **options)
+        return self.rewrite()(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InterpretedFunction, "__call__", call)
+        yield
+
+
 @pytest.fixture
 def device():
     return "cuda" if torch.cuda.is_available() else "cpu"

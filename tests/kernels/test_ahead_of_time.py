@@ -52,10 +52,14 @@ def test_published_sizes_compile_within_bounds(cell, precision, target):
             assert row["instruction"] or precision == "ieee"
         elif target != "gfx942":
             assert row["instruction"] == ""
+        if ahead_of_time.loops_over_time(row["kernel"]) and target != "gfx942":
+            assert row["step_instructions"] > 100
+            assert row["step_barriers"] > 3
+            assert row["in_flight"] >= row["expected_in_flight"] > 0
 
 
-GOOD = Compiled("step_forward", "lstm", 256, "tf32", "sm_90", "32x16x64", 16, 4, 85, 0, 49152,
-                "mma.sync", 65536, "")  # fmt: skip
+GOOD = Compiled("sequence_forward", "lstm", 256, "tf32", "sm_90", "16x8x64", 64, 4, 85, 0, 49152,
+                "mma.sync", 65536, 309, 8, 8, 8, "")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -67,6 +71,8 @@ GOOD = Compiled("step_forward", "lstm", 256, "tf32", "sm_90", "32x16x64", 16, 4,
         ({"expected_shared": 4096}, "49152 bytes of shared memory, tiling.py expects 4096"),
         ({"instruction": ""}, "no tensor-core instruction"),
         ({"precision": "ieee"}, "mma.sync where IEEE float32 was asked for"),
+        ({"step_barriers": 26}, "26 barriers a step, 22 at most"),
+        ({"in_flight": 5}, "5 loads in flight, 8 asked for"),
     ],
     ids=[
         "good",
@@ -75,6 +81,8 @@ GOOD = Compiled("step_forward", "lstm", 256, "tf32", "sm_90", "32x16x64", 16, 4,
         "more-than-expected",
         "no-tensor-cores",
         "tensor-cores-in-ieee",
+        "barriers",
+        "loads-one-after-the-other",
     ],
 )
 def test_a_broken_bound_is_said(changed, message):

@@ -8,7 +8,8 @@ programs that wait for ever. The real protocol passes every schedule; each plant
 
     real     write h_t → arrive → … → wait for t × slices → read all of h_{t-1}
 
-It checks the order of accesses that `kernels/sequence.py` states, not the compiled code.
+It checks the order of accesses that `kernels/sequence.py` states. That the kernels keep to it is
+seen in `test_concurrent.py`, where their own source runs under such schedules.
 """
 
 import random
@@ -172,30 +173,6 @@ def test_a_planted_bug_is_found(bug, found_as):
     assert found_as in found
 
 
-def test_the_model_and_the_kernel_agree_on_the_order(monkeypatch):
-    """The calls in the kernels' source stand in the order that the model assumes."""
-    import inspect
-
-    from kernels import sequence
-
-    def order(kernel, *calls):
-        source = inspect.getsource(kernel.fn)
-        loop = source[source.index("    for ") :]
-        positions = [loop.index(call) for call in calls]
-        assert positions == sorted(positions), dict(zip(calls, positions, strict=True))
-
-    order(
-        sequence.sequence_forward_kernel,
-        "wait(counter_ptr, t * slices)", "product_with_exchanged(", "store_tile(hs_ptr",
-        "arrive(counter_ptr)",
-    )  # fmt: skip
-    order(
-        sequence.sequence_backward_kernel,
-        "store_gates(dgates_p_ptr", "arrive(counter_ptr)",
-        "wait(counter_ptr, (past + 1) * slices)", "product_with_exchanged(",
-    )  # fmt: skip
-
-
 # The wavefront: a counter for each layer, and two waits a step
 
 
@@ -334,29 +311,3 @@ def test_a_bug_planted_in_the_wavefront_is_found(bug, found_as):
         except (Race, Hang) as error:
             found.add(type(error))
     assert found_as in found
-
-
-def test_the_wavefronts_source_has_the_models_order():
-    import inspect
-
-    from kernels import wavefront
-
-    def order(kernel, *calls):
-        source = inspect.getsource(kernel.fn)
-        rest = source[source.index("    for ") :]
-        for call in calls:  # each behind the one before it
-            assert call in rest, call
-            rest = rest[rest.index(call) + len(call) :]
-
-    order(
-        wavefront.wavefront_forward_kernel,
-        "wait(counters + below", "(t + 1) * slices", "product_with_exchanged(", "below_ptr",
-        "wait(counters + layer", "t * slices", "product_with_exchanged(", "hs_ptr",
-        "store_tile(hs_ptr", "arrive(counters + layer",
-    )  # fmt: skip
-    order(
-        wavefront.wavefront_backward_kernel,
-        "wait(counters + above", "(past + 1) * slices", "product_with_exchanged(", "above_ptr",
-        "store_gates(dgates_p_ptr", "store_gates(dgates_x_ptr", "arrive(counters + layer",
-        "wait(counters + layer", "(past + 1) * slices", "product_with_exchanged(", "dgates_p_ptr",
-    )  # fmt: skip

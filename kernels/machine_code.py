@@ -1,0 +1,72 @@
+"""What one time step is in machine code: counted in the loop of a kernel that was compiled.
+
+Registers and spills do not tell whether a step is a short chain. Three counts do, for the kernels
+that loop over time:
+
+    instructions  of a warp in one step, everything in the loop once
+    barriers      among the warps of a program; at each, the fastest waits for the slowest
+    in flight     loads of exchanged rows that a warp asks for before it waits for the first:
+                  few, and the latency of L2 is paid again and again
+
+Read from `cuobjdump -sass`, which Triton ships beside its ptxas.
+"""
+
+import dataclasses
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import triton
+
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One pass of the longest loop. Counts are a warp's."""
+
+    instructions: int
+    barriers: int
+    in_flight: int
+
+
+def read_step(cubin: bytes) -> Step:
+    """The time step of a compiled kernel. Raises RuntimeError if no loop is found in it."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        words = [str(TOOLS / "cuobjdump"), "-sass", file.name]
+        answer = subprocess.run(words, capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        raise RuntimeError(f"cuobjdump: {answer.stderr.strip() or 'no message'}")
+    return count(longest_loop(answer.stdout))
+
+
+def longest_loop(listing: str) -> list[str]:
+    """The instructions between a branch backwards and its target, of the longest such stretch."""
+    found = re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", listing, re.MULTILINE)
+    instructions = [(int(address, 16), text) for address, text in found]
+    loops = [
+        (int(target.group(1), 16), address)
+        for address, text in instructions
+        if (target := re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", text))
+        and int(target.group(1), 16) < address
+    ]
+    if not loops:
+        raise RuntimeError("there is no loop in this machine code")
+    first, last = max(loops, key=lambda loop: loop[1] - loop[0])
+    return [text for address, text in instructions if first <= address <= last]
+
+
+def count(loop: list[str]) -> Step:
+    """Count in a loop; predicates (`@!P0`) do not matter, everything counts once."""
+    opcodes = [re.sub(r"^@!?U?P\w+\s+", "", text).split()[0] for text in loop]
+    in_flight = most = 0
+    for opcode in opcodes:
+        if opcode.startswith("LDG.") and "STRONG.GPU" in opcode:
+            in_flight += 1
+            most = max(most, in_flight)
+        elif opcode.startswith(("STS", "BAR", "CCTL")):  # needs what was loaded
+            in_flight = 0
+    return Step(len(opcodes), sum(opcode.startswith("BAR.") for opcode in opcodes), most)

@@ -1,0 +1,40 @@
+"""What is counted in a listing, from listings written by hand."""
+
+import pytest
+
+from kernels.machine_code import Step, count, longest_loop
+
+LISTING = """
+        Function : some_kernel
+        .headerflags    @"EF_CUDA_TEXMODE_UNIFIED"
+        /*0000*/                   LDC R1, c[0x0][0x28] ;       /* 0x00000a00ff017b82 */
+        /*0010*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;  /* 0x0000000000007b1d */
+        /*0020*/              @!P2 LDG.E.128.STRONG.GPU R12, desc[UR14][R16.64] ;
+        /*0030*/                   LDG.E.128.STRONG.GPU R16, desc[UR14][R20.64] ;
+        /*0040*/                   LDG.E R20, desc[UR14][R24.64] ;
+        /*0050*/                   LDG.E.128.STRONG.GPU R28, desc[UR14][R32.64] ;
+        /*0060*/                   STS.128 [R3+UR8], R12 ;
+        /*0070*/                   LDG.E.128.STRONG.GPU R12, desc[UR14][R36.64] ;
+        /*0080*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;
+        /*0090*/              @!P2 BRA 0x80 ;
+        /*00a0*/              @P1  BRA 0x10 ;
+        /*00b0*/                   BRA 0xb0 ;
+        /*00c0*/                   BRA 0xd0 ;
+        /*00d0*/                   EXIT ;
+"""
+
+
+def test_the_longest_loop_is_found():
+    loop = longest_loop(LISTING)
+    assert len(loop) == 10
+    assert loop[0].startswith("BAR.SYNC")
+    assert loop[-1].endswith("BRA 0x10")
+
+
+def test_what_is_counted():
+    assert count(longest_loop(LISTING)) == Step(instructions=10, barriers=2, in_flight=3)
+
+
+def test_straight_code_has_no_step():
+    with pytest.raises(RuntimeError, match="no loop"):
+        longest_loop(LISTING.replace("BRA", "NOP"))
