@@ -197,7 +197,7 @@ def compile_variant(variant: Variant) -> Compiled:
     options = dict(variant.options)
     launch = {
         name: options.pop(name)
-        for name in ("num_warps", "num_stages", "launch_cooperative_grid")
+        for name in ("num_warps", "num_stages", "launch_cooperative_grid", "maxnreg")
         if name in options
     }
     signature, aligned = {}, {}
@@ -261,7 +261,7 @@ def loops_over_time(kernel: str) -> bool:
 
 
 def expected_in_flight(options: dict[str, Any], dtype: torch.dtype) -> int:
-    """Vectors of 16 bytes that a thread loads of the pieces asked for ahead of their use."""
+    """Vectors of 16 bytes that a thread loads of the pieces asked for at a time."""
     inner = options["H"] * (1 if "SAVE" in options else options["G"])  # forward, backward
     pieces = min(options["AHEAD"], -(-inner // (options["WARPS"] * options["BLOCK_K"])))
     return pieces * options["BLOCK_B"] * options["BLOCK_K"] * dtype.itemsize // (32 * 16)

@@ -143,7 +143,7 @@ def product_with_exchanged(pointer, weights, rows, B, K: tl.constexpr, BLOCK_B: 
     The result is small, 16 × 32 say, and K long, so the warps divide K among them (the first
     dimension) instead of the result, and their sums are added at the end. One accumulator would
     also chain a warp's tensor-core instructions, each waiting for the one before; four take turns.
-    Pieces of the rows are asked for AHEAD of their use. All sums have a fixed order.
+    AHEAD pieces of the rows are asked for at a time. All sums have a fixed order.
     """
     CHUNKS: tl.constexpr = (K + WARPS * BLOCK_K - 1) // (WARPS * BLOCK_K)
     pieces = ()
@@ -156,11 +156,11 @@ def product_with_exchanged(pointer, weights, rows, B, K: tl.constexpr, BLOCK_B: 
     a2 = a0
     a3 = a0
     for chunk in tl.static_range(CHUNKS):
+        whole = under_way(pieces[chunk], PTX)
         if chunk + AHEAD < CHUNKS:
             k = shares((chunk + AHEAD) * (WARPS * BLOCK_K), WARPS, BLOCK_K)
             piece = load_exchanged(pointer, rows, k, B, K, UPCAST, COMPUTE)
             pieces = pieces + (piece,)  # noqa: RUF005
-        whole = under_way(pieces[chunk], PTX)
         w = weights[chunk]
         if chunk % 4 == 0:
             a0 = tl.dot(whole, w, a0, input_precision=PRECISION, out_dtype=COMPUTE)
@@ -349,4 +349,7 @@ def launch_options(cell: str, H: int, dtype: torch.dtype, tile: tiling.Tile,
     """Cooperative: the driver refuses a grid that is not on the chip all at once."""
     options = compile_options(cell, H, dtype, tile, input_precision)
     options |= {"WARPS": tile.num_warps, "AHEAD": tile.ahead, "PTX": tile.ptx}
+    if tile.ptx:
+        # Left to itself ptxas spares registers, for programs that this grid does not have.
+        options["maxnreg"] = 255
     return options | ({} if tiling.INTERPRETED else {"launch_cooperative_grid": True})

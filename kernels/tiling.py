@@ -24,16 +24,13 @@ SEQUENCE_BLOCKS = (
 )  # fmt: skip
 SEQUENCE_WARPS = 4
 
-# Registers of a thread, of 255, that pieces on their way from L2 may take.
-REGISTERS_AHEAD = 128
-
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
     """One program's share: block_b batch rows × block_h units, walking K by block_k.
 
-    Of a sequence kernel also how many of those pieces are asked for ahead of their use, and whether
-    PTX may stand in it.
+    Of a sequence kernel also how many of those pieces are asked for at a time, and whether PTX may
+    stand in it.
     """
 
     block_b: int
@@ -141,10 +138,11 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
     """The smallest share of work a program for which the grid still fits, or why there is none."""
     # From the compiler's table: the longest rows for which no version of it spills. It holds whole
     # rows of plain multiply-adds in registers, tensor cores read theirs as they go.
+    on_tensor_cores = uses_tensor_cores(dtype, input_precision)
     longest = 64
-    if chip.keeps_in == "registers" or not (uses_tensor_cores(dtype, input_precision) or backward):
+    if chip.keeps_in == "registers" or not (on_tensor_cores or backward):
         longest = 32
-    elif not uses_tensor_cores(dtype, input_precision) and G == 1:
+    elif not on_tensor_cores and G == 1:
         longest = 16 if layers == 1 else 32
     widest = triton.next_power_of_2(G * H if backward else H) // SEQUENCE_WARPS
     reason = ""
@@ -155,10 +153,10 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
         if block_h < 16 and (G == 1 or (backward and chip.keeps_in == "registers")):
             continue
         block_k = max(16, min(longest, widest))
-        registers = block_b * block_k * dtype.itemsize // (4 * 32)  # of a thread, for a piece
         tile = Tile(
             block_b, block_h, block_k, SEQUENCE_WARPS, 1,
-            ahead=max(1, REGISTERS_AHEAD // registers), ptx=chip.keeps_in == "shared memory",
+            ahead=_pieces_ahead(block_b * block_k * dtype.itemsize, on_tensor_cores, layers),
+            ptx=chip.keeps_in == "shared memory",
         )  # fmt: skip
         needed = shared_memory(tile, H, G, dtype, backward, chip, 1 if layers == 1 else 2)
         if needed > chip.shared_memory:
@@ -178,6 +176,18 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
         )
     kernel = "the sequence kernel" if layers == 1 else f"the wavefront of {layers} layers"
     return f"{kernel} does not fit at H {H}, B {B}, {dtype}: {reason}"
+
+
+def _pieces_ahead(bytes_a_warp: int, on_tensor_cores: bool, layers: int) -> int:
+    """How many of a warp's pieces may be on their way from L2 at once, from the compiler's table.
+
+    They take registers, of which a thread has 255. A wavefront has its other operands on the way as
+    well, and plain multiply-adds hold rows of both matrices.
+    """
+    registers = 128
+    if layers > 1:
+        registers = 96 if on_tensor_cores else 64
+    return max(1, registers // (bytes_a_warp // (4 * 32)))
 
 
 def shared_memory(tile: Tile, H: int, G: int, dtype: torch.dtype, backward: bool,

@@ -15,7 +15,8 @@ but the first moves into the kernel. Each layer has a counter of its own for eac
     forward l, t     wait until layer l − 1 has arrived t + 1 times → its part of the gates
                      wait until layer l has arrived t times → the recurrent part → write → arrive
     backward l, t    wait until layer l + 1 has written step t → its part of dh_t
-                     → write dgates_t → arrive → wait for the layer's others → dh_{t−1}
+                     wait until layer l has written step t + 1 → the recurrent part of dh_t
+                     → write dgates_t → arrive
 
 Nobody waits for a layer that waits for him: forward, layers wait below themselves, backward above.
 Everything has a fresh address, sums have a fixed order, there are no floating-point atomics.
@@ -175,8 +176,9 @@ def wavefront_backward_kernel(
         weight_ih_ptr + (tl.maximum(above, 1) - 1) * (G * H * H), units, H, G * H, BLOCK_K, WARPS,
         UPCAST, COMPUTE,
     )  # fmt: skip
-    dh = load_tile(dh_ptr, rows, units, H, inside, COMPUTE)
-    dc = dh
+    direct = load_tile(dh_ptr, rows, units, H, inside, COMPUTE)
+    dh = direct
+    dc = direct
     if CELL == "lstm":
         dc = load_tile(dc_ptr, rows, units, H, inside, COMPUTE)
 
@@ -186,33 +188,39 @@ def wavefront_backward_kernel(
         hs_ptr, cs_ptr, saved_ptr, last, B, rows, units, inside, CELL, H, S, COMPUTE
     )
 
-    for past in range(T):
+    # One pass more than steps: the last one makes the initial state's gradient, and no gates. So
+    # each set of weights is used in one place; used in two, the compiler moves it about.
+    for past in range(T + 1):
         step = tl.cast(T - 1 - past, tl.int64) * B
-        wait(counters + above * COUNTER_STRIDE, tl.where(is_last, 0, (past + 1) * slices))
+        is_over = past == T
+        # The layer above is ahead, most of the time: its part is done while one's own is not whole.
+        wait(counters + above * COUNTER_STRIDE, tl.where(is_last | is_over, 0, (past + 1) * slices))
         dy += product_with_exchanged(
-            above_ptr + step * (G * H), w_ih, rows, rows_above, G * H, BLOCK_B, BLOCK_H, BLOCK_K,
-            WARPS, PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
+            above_ptr + step * (G * H), w_ih, rows, tl.where(is_over, 0, rows_above), G * H,
+            BLOCK_B, BLOCK_H, BLOCK_K, WARPS, PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
         )  # fmt: skip
-        d0, d1, d2, d3, dp2, direct, dc = cell_backward(
+        wait(counters + layer * COUNTER_STRIDE, past * slices)
+        dh = direct + product_with_exchanged(
+            dgates_p_ptr + (step + B) * (G * H), w, rows, tl.where(past == 0, 0, B), G * H,
+            BLOCK_B, BLOCK_H, BLOCK_K, WARPS, PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
+        )  # fmt: skip
+        d0, d1, d2, d3, dp2, direct, dc_before = cell_backward(
             CELL, dh + dy, dc, s0, s1, s2, s3, h, h_prev, c, c_prev
         )
+        dc = tl.where(is_over, dc, dc_before)
         if CELL != "gru":
             dp2 = d2
-        store_gates(dgates_p_ptr + step * (G * H), rows, units, inside, d0, d1, dp2, d3, G, H)
+        now = inside & (rows[:, None] < tl.where(is_over, 0, B))
+        store_gates(dgates_p_ptr + step * (G * H), rows, units, now, d0, d1, dp2, d3, G, H)
         if CELL == "gru":  # before the arrival: the layer below reads these
-            store_gates(dgates_x_ptr + step * (G * H), rows, units, inside, d0, d1, d2, d3, G, H)
+            store_gates(dgates_x_ptr + step * (G * H), rows, units, now, d0, d1, d2, d3, G, H)
         arrive(counters + layer * COUNTER_STRIDE)
         before = step - B
-        there = inside & (rows[:, None] < step)  # step is 0 or at least B: nobody at the first
+        there = inside & (rows[:, None] < step)  # at the first step, nobody
         dy = load_tile(grad_y_ptr + before * H, rows, units, H, there & given, COMPUTE)
         s0, s1, s2, s3, h, h_prev, c, c_prev = load_saved(
             hs_ptr, cs_ptr, saved_ptr, before, B, rows, units, there, CELL, H, S, COMPUTE
         )
-        wait(counters + layer * COUNTER_STRIDE, (past + 1) * slices)
-        dh = direct + product_with_exchanged(
-            dgates_p_ptr + step * (G * H), w, rows, B, G * H, BLOCK_B, BLOCK_H, BLOCK_K, WARPS,
-            PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
-        )  # fmt: skip
 
     store_tile(dh_ptr, rows, units, H, inside, dh)
     if CELL == "lstm":
