@@ -60,8 +60,15 @@ def doctor(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests: arguments after -- go to pytest."""
-    python(session, "-m", "pytest", *session.posargs)
+    """Run the tests, on up to eight processors: arguments after -- go to pytest.
+
+    -- -n0 runs them one after the other in one process, as a debugger needs it.
+    """
+    workers = min(8, os.cpu_count() or 1)
+    is_chosen = any(word.startswith(("-n", "--numprocesses")) for word in session.posargs)
+    parallel = ["-n", str(workers), "--dist", "loadscope"]  # a module has fixtures of its own
+    words = [] if is_chosen or workers == 1 else parallel
+    python(session, "-m", "pytest", *words, *session.posargs)
 
 
 @nox.session

@@ -14,4 +14,5 @@ if not torch.cuda.is_available():
 # Started in the background, a shell's children ignore SIGINT, and so would those of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+# Beside other test processes each has a processor of its own.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
