@@ -54,6 +54,12 @@ def write(root: Path) -> Path:
             lines.append("| " + " | ".join(tables.markdown_text(cell) for cell in cells) + " |")
     if chapters:
         lines += ["", "The chapter's published runs and exercises:", "", *chapters]
+    gates = [
+        f"- [{page.parent.parent.name}]({page.relative_to(root).as_posix()})"
+        for page in sorted(root.glob("*/gate/summary.md"))
+    ]
+    if gates:
+        lines += ["", "The regression gate, tried on planted changes:", "", *gates]
     if unreadable:
         lines += ["", "Not readable:", "", *unreadable]
     path = root / "README.md"

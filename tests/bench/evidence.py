@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.bench.evidence_summary import summarise
+
 PROJECT = Path(__file__).resolve().parents[2]
 TAG = "planted-"
 
@@ -357,7 +359,9 @@ def main() -> int:
             spent = [float(entry["seconds"]) for entry in done]
             left = sum(spent) / len(spent) * (len(missing) - place - 1) / 60
             print(f"{sentence(line)}; about {left:.0f} minutes left", flush=True)
-    return conclude(done)
+    code = conclude(done)
+    print(f"See {summarise(options.output)}")
+    return code
 
 
 def conclude(done: list[dict[str, Any]]) -> int:

@@ -20,6 +20,13 @@ def test_one_line_a_workload_and_links_that_lead_somewhere(tmp_path):
         assert f"{workload.ranked[0]['tokens_per_second']:,.0f}" in line
 
 
+def test_what_the_gate_was_tried_on_is_listed(tmp_path):
+    assert "planted" not in index.write(tmp_path).read_text("utf-8")
+    (tmp_path / "my-machine" / "gate").mkdir(parents=True)
+    (tmp_path / "my-machine" / "gate" / "summary.md").write_text("# The gate\n")
+    assert "- [my-machine](my-machine/gate/summary.md)" in index.write(tmp_path).read_text("utf-8")
+
+
 def test_speeds_that_do_not_count_are_not_ranked(tmp_path):
     directory = tmp_path / "my-machine" / "smoke"
     write(directory)
