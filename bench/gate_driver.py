@@ -21,6 +21,7 @@ from bench.gate import Thresholds, Verdict, conclude, judge_pairs
 from bench.gate_decision import AMBIGUOUS, ERROR, LOOKS
 from bench.gate_pairs import SIDES, Measurement
 from bench.gate_runner import PairedCase, PairRunner, Source
+from bench.wording import counted
 from bench.worker_process import PROJECT
 
 
@@ -140,7 +141,8 @@ def run_pairs(
     runner = PairRunner(sources, plan, answers["base"]["text"], logs, deadline, _say)
     thresholds = Thresholds(**request["smallest_effects"])
     _say(
-        f"{len(paired)} cases to pair on {plan['machine']}, {plan['threads']} threads; "
+        f"{counted(len(paired), 'case')} to pair on {plan['machine']}, "
+        f"{counted(plan['threads'], 'thread')}; "
         f"looks after {', '.join(map(str, looks))} pairs, "
         f"{request['max_minutes']:g} minutes at most"
     )

@@ -18,6 +18,7 @@ from bench.gate import (
 )
 from bench.gate_decision import AMBIGUOUS, NOT_WORSE, SAME, Decision
 from bench.results import write_json
+from bench.wording import counted
 
 SCHEMA = 1
 
@@ -207,7 +208,7 @@ def reading(looks: Sequence[int], cases: int) -> str:
     """The sentence that says what the intervals promise."""
     return (
         "A cost ratio is head over base in seconds a token, MiB or perplexity: above 1 is worse. "
-        f"Intervals hold together, over {cases} case{'s' if cases != 1 else ''} and "
-        f"{len(looks)} look{'s' if len(looks) != 1 else ''}, with 95 % for each of "
+        f"Intervals hold together, over {counted(cases, 'case')} and "
+        f"{counted(len(looks), 'look')}, with 95 % for each of "
         f"{', '.join(QUANTITIES)}; in brackets the pairs."
     )

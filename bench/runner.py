@@ -18,6 +18,7 @@ import numpy as np
 from bench import rows
 from bench.progress import RunProgress
 from bench.results import CURVES, HELD_OUT, ROUNDS, SAMPLES, TRAINING
+from bench.wording import counted
 from bench.worker_process import CACHE_PREFIX, WorkerEnded, WorkerProcess
 from bench.workloads import Profile, Workload
 
@@ -124,7 +125,7 @@ class Runner:
 
     def _run_side_by_side(self, group: str, cases: list[dict[str, Any]]) -> None:
         title = self.workloads[group]["title"] + ": " if group in self.workloads else ""
-        self.progress.say(f"{title}{group}, {len(cases)} cases")
+        self.progress.say(f"{title}{group}, {counted(len(cases), 'case')}")
         active = self._all(cases, self._prepare)
         turn = 0
         while any(not a.is_over for a in active):

@@ -16,6 +16,7 @@ from bench.progress import RunProgress
 from bench.results import TRAINING, ResultsError, read_json, write_json
 from bench.rows import run_command
 from bench.runner import Runner, wall_time
+from bench.wording import counted
 from bench.workloads import PROFILES, Profile
 
 REPORTS = Path("reports")
@@ -146,7 +147,8 @@ def _say_what_comes(plan: dict[str, Any], origin: str, directory: Path, console:
     _say(console, f"Text: {plan['corpus']['title']} ({origin})")
     if plan["corpus"]["note"]:
         _say(console, f"Note: {plan['corpus']['note']}")
-    _say(console, f"{len(plan['cases'])} cases, {plan['threads']} threads; writing to {directory}")
+    cases, threads = counted(len(plan["cases"]), "case"), counted(plan["threads"], "thread")
+    _say(console, f"{cases}, {threads}; writing to {directory}")
 
 
 def _time_layers(

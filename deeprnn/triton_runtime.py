@@ -1,12 +1,19 @@
-"""What the Triton implementations share: where their kernels can run, and what ran them."""
+"""What Triton implementations share: where kernels can run, layer after layer, what ran them."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
 
 import numpy
 import torch
 import triton
 from torch import Tensor
+from torch.nn import functional as F
 
+from deeprnn.cells import State
+from deeprnn.precision import get_matmul_precision
+from deeprnn.stack import DeepRNN
 from deeprnn.support import Request
 from kernels.tiling import INTERPRETED
 
@@ -36,6 +43,37 @@ def describe_backend(y: Tensor) -> str:
     """Triton's version and the GPU, or that it was interpreted."""
     how = "interpreted" if INTERPRETED else torch.cuda.get_device_name(y.device)
     return f"Triton {triton.__version__}, {how}"
+
+
+class LayerByLayer(DeepRNN):
+    """The input product of all steps at once, then ``recurrent_layer`` for what lies inside time.
+
+    Float32 products inside the kernels follow the precision set for the products around them.
+    """
+
+    recurrent_layer: ClassVar[Callable[..., tuple[Tensor, Tensor | tuple[Tensor, Tensor]]]]
+    """One of ``kernels.function``, as a ``staticmethod``."""
+
+    timed_parts = ("stack", "recurrence")
+
+    def layer(self, layer: int, x: Tensor, state: State) -> tuple[Tensor, State]:
+        weight_ih, _, bias_ih, _ = self.parameters_of(layer)
+        return self.recurrence(layer, F.linear(x, weight_ih, bias_ih), state)
+
+    def recurrence(self, layer: int, gates_x: Tensor, state: State) -> tuple[Tensor, State]:
+        _, weight_hh, _, bias_hh = self.parameters_of(layer)
+        y, final = self.recurrent_layer(
+            self.cell,
+            gates_x,
+            weight_hh,
+            bias_hh,
+            (state[0], state[1]) if len(state) == 2 else state[0],
+            input_precision=get_matmul_precision(),
+        )
+        return y, final if isinstance(final, tuple) else (final,)
+
+    def backend(self, y: Tensor) -> str:
+        return describe_backend(y)
 
 
 def _version(package: object) -> tuple[int, int]:

@@ -36,9 +36,15 @@ def arrive(counter_ptr):
 
 
 @triton.jit
-def wait(counter_ptr, target):
-    """Return once `target` arrivals are counted; all that was written before them is visible."""
-    # Adding zero is a load that can have acquire order.
-    while tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu") < target:
-        pass
+def wait(counter_ptr, target, seen=0):
+    """Return once `target` arrivals are counted; all that was written before them is visible.
+
+    Returns how many were counted. Who was told so before hands it over as `seen`, and where that is
+    enough does not look again: a look is a trip to L2, and what it made visible stays so.
+    """
+    counted = tl.cast(seen, tl.int32)
+    while counted < target:
+        # Adding zero is a load that can have acquire order.
+        counted = tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu")
     tl.debug_barrier()  # no thread reads on before the one that looked has seen the target
+    return counted

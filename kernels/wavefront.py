@@ -105,11 +105,13 @@ def wavefront_forward_kernel(
     if CELL == "lstm":
         c = load_tile(cs_ptr, rows, units, H, inside, COMPUTE)
 
+    seen = 0  # arrivals of the layer below
     for t in range(T):
         step = tl.cast(t, tl.int64) * B
         x0, x1, x2, x3 = load_gates(gates_x_ptr + step * (G * H), rows, units, given, G, H, COMPUTE)
         # The layer below is ahead, most of the time: its part is done while one's own is not whole.
-        wait(counters + below * COUNTER_STRIDE, tl.where(is_first, 0, (t + 1) * slices))
+        needed = tl.where(is_first, 0, (t + 1) * slices)
+        seen = wait(counters + below * COUNTER_STRIDE, needed, seen)
         product = product_with_exchanged(
             below_ptr + step * H, w_ih, rows, rows_below, H, BLOCK_B, BLOCK_H * P, BLOCK_K, WARPS,
             PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
@@ -190,11 +192,13 @@ def wavefront_backward_kernel(
 
     # One pass more than steps: the last one makes the initial state's gradient, and no gates. So
     # each set of weights is used in one place; used in two, the compiler moves it about.
+    seen = 0  # arrivals of the layer above
     for past in range(T + 1):
         step = tl.cast(T - 1 - past, tl.int64) * B
         is_over = past == T
         # The layer above is ahead, most of the time: its part is done while one's own is not whole.
-        wait(counters + above * COUNTER_STRIDE, tl.where(is_last | is_over, 0, (past + 1) * slices))
+        needed = tl.where(is_last | is_over, 0, (past + 1) * slices)
+        seen = wait(counters + above * COUNTER_STRIDE, needed, seen)
         dy += product_with_exchanged(
             above_ptr + step * (G * H), w_ih, rows, tl.where(is_over, 0, rows_above), G * H,
             BLOCK_B, BLOCK_H, BLOCK_K, WARPS, PRECISION, UPCAST, COMPUTE, AHEAD, PTX,

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench.wording import counted
+
 PLANTED_AS = {
     "same": "a comment: nothing that matters",
     "slow": "a sleep after each forward pass",
@@ -40,12 +42,13 @@ def _head(
     packages = base["environment"]["packages"]
     cases = " and ".join(f"`{only}`" for only in settings["only"])
     right = sum(gate["as_expected"] == "True" for gate in gates)
+    threads = counted(settings["threads"], "thread")
     minutes = sum(float(gate["seconds"]) for gate in gates) / 60
     lines = [
         "# The gate, tried on planted changes",
         "",
         f"{right} of {len(gates)} gates said what they should, in {minutes:.0f} minutes. Machine: "
-        f"{base['machine']}, {base['device']}, {settings['threads'] or 'all'} threads; PyTorch "
+        f"{base['machine']}, {base['device']}, {threads}; PyTorch "
         f"{packages['torch']}; commit {base['commit'][:12]}; smallest effect "
         f"{100 * settings['smallest_effects']['speed']:g} % in speed, "
         f"{100 * settings['smallest_effects']['memory']:g} % in memory; at most "

@@ -130,12 +130,12 @@ def found_by(run, seeds=range(0, 60, 10)):
 ARRIVE = '    tl.atomic_add(counter_ptr, 1, sem="release", scope="gpu")\n'
 LOOK = 'tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu")'
 BEFORE_ARRIVAL = "    tl.debug_barrier()  # every thread"
-AFTER_WAIT = "        pass\n    tl.debug_barrier()  # no thread"
+AFTER_WAIT = "    tl.debug_barrier()  # no thread"
 WRITE_H = "        store_tile(hs_ptr + (step + B) * H, rows, units, H, inside, h)\n"
 
 IN_THE_BARRIER = {
     "arrival-without-a-barrier-in-the-program": (BEFORE_ARRIVAL, "    # every thread", Race),
-    "wait-without-a-barrier-in-the-program": (AFTER_WAIT, "        pass  # no thread", Race),
+    "wait-without-a-barrier-in-the-program": (AFTER_WAIT, "    # no thread", Race),
     "relaxed-arrival": (ARRIVE, ARRIVE.replace("release", "relaxed"), Race),
     "relaxed-wait": (LOOK, LOOK.replace("acquire", "relaxed"), Race),
     "lost-update": (ARRIVE, "    tl.store(counter_ptr, tl.load(counter_ptr) + 1)\n", Race),
@@ -203,7 +203,8 @@ def test_a_grid_that_is_not_on_the_chip_at_once_is_found(make_case):
 
 
 OWN_WAIT = "        wait(counters + layer * COUNTER_STRIDE, t * slices)\n"
-BELOW = "wait(counters + below * COUNTER_STRIDE, tl.where(is_first, 0, (t + 1) * slices))"
+BELOW = "tl.where(is_first, 0, (t + 1) * slices)"
+BELOW_WAIT = "seen = wait(counters + below * COUNTER_STRIDE, needed, seen)"
 ABOVE = "tl.where(is_last | is_over, 0, (past + 1) * slices)"
 OWN_BACKWARD = "        wait(counters + layer * COUNTER_STRIDE, past * slices)\n"
 ARRIVAL = "        arrive(counters + layer * COUNTER_STRIDE)\n"
@@ -214,7 +215,7 @@ GRU_WRITE = (
 )
 
 IN_THE_WAVEFRONT = {
-    "no-wait-for-the-layer-below": ([(BELOW, "pass")], Race),
+    "no-wait-for-the-layer-below": ([(BELOW, "0")], Race),
     "no-wait-for-the-own-layer": ([(OWN_WAIT, "")], Race),
     "no-wait-for-the-layer-above": ([(ABOVE, "0")], Race),
     "no-wait-for-the-own-layer-backward": ([(OWN_BACKWARD, "")], Race),
@@ -223,10 +224,17 @@ IN_THE_WAVEFRONT = {
         [(ABOVE, ABOVE.replace("is_last | is_over", "is_last").replace("+ 1", "+ 2"))], Hang,
     ),
     "target-below-one-too-low": ([(BELOW, BELOW.replace("* slices)", "* slices - 1)"))], Race),
+    "looked-for-at-the-wrong-counter": (
+        [(BELOW_WAIT, BELOW_WAIT.replace("below", "layer"))], Hang,
+    ),
+    "remembering-what-was-never-counted": (
+        [(BELOW_WAIT, BELOW_WAIT.replace("seen)", "seen + 1)"))], Race,
+    ),
     "target-below-one-too-high": ([(BELOW, BELOW.replace("* slices)", "* slices + 1)"))], Hang),
     "arrival-at-another-layers-counter": ([(ARRIVAL, ARRIVAL.replace("layer", "below"))], Race),
     "waiting-in-a-circle": (
-        [(BELOW, BELOW.replace("below", "(1 - layer)").replace("is_first", "False"))], Hang,
+        [(BELOW, BELOW.replace("is_first", "False")),
+         (BELOW_WAIT, BELOW_WAIT.replace("below", "(1 - layer)"))], Hang,
     ),
     "written-after-the-arrival": ([(GRU_WRITE + ARRIVAL, ARRIVAL + GRU_WRITE)], Race),
 }  # fmt: skip

@@ -31,10 +31,10 @@ LAYERS = {"step": step_layer, "sequence": sequence_layer}
 @pytest.fixture(autouse=True)
 def ieee_around_the_kernel():
     """Products outside the kernel are exact, so that an error found is the kernel's."""
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
     yield
-    torch.backends.cuda.matmul.fp32_precision = before
+    torch.backends.cuda.matmul.allow_tf32 = before
 
 
 PUBLISHED = (35, 32, 256)
