@@ -196,7 +196,7 @@ class _Checked:
         H, B, T = spec.hidden_size, spec.batch_size, spec.num_steps
         self.stack: DeepRNN = implementations.build(name, spec.cell, H, H, spec.num_layers)
         self.stack = self.stack.to(device, dtype)
-        bound = verification.bound_for(*PRECISIONS[spec.precision])
+        bound = verification.bound_for(*PRECISIONS[spec.precision], spec.cell)
         outcome = verification.verify(self.stack, B, min(T, MOST_STEPS_CHECKED), SEED, bound)
         self.error = outcome.error
         self.reason = "" if outcome.passed else str(outcome)

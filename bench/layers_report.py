@@ -83,6 +83,7 @@ def run_layers(
         environment = worker_environment(device, threads)
         # Nothing of the caller's own pytest settings may change what is measured.
         environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+        environment.pop("PYTEST_XDIST_WORKER", None)  # with it pytest-benchmark times nothing
         environment["COLUMNS"] = "1000"  # reasons are read from the output: never cut them off
         code = _run(command, environment, Path(scratch), log, 1.5 * max_seconds)
         measured = rows(stored, run_id)

@@ -193,7 +193,7 @@ class CaseRun:
 
     def _verify(self, model: LanguageModel) -> dict[str, Any]:
         workload = self.job.workload
-        bound = verification.bound_for(workload.dtype, workload.matmul_precision)
+        bound = verification.bound_for(workload.dtype, workload.matmul_precision, workload.cell)
         checks = [(model, bound, workload.matmul_precision)]
         if bound > verification.BOUNDS["ieee"]:
             # A loose bound is for rounding, not for bugs: the same code must be exact in float32.

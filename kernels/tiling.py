@@ -24,6 +24,9 @@ SEQUENCE_BLOCKS = (
 )  # fmt: skip
 SEQUENCE_WARPS = 4
 
+# Registers of a thread, of 255, that pieces on their way from L2 may take.
+REGISTERS_AHEAD = 128
+
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
@@ -152,11 +155,12 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
         # AMD's matrix instructions are 16 wide; an RNN has a single gate to fill the width with.
         if block_h < 16 and (G == 1 or (backward and chip.keeps_in == "registers")):
             continue
-        block_k = max(16, min(longest, widest))
+        needs_short = layers > 1 and block_b > 16  # rows of two products, twice as many of them
+        block_k = max(16, min(longest // 2 if needs_short else longest, widest))
+        registers = block_b * block_k * dtype.itemsize // (4 * 32)  # of a thread, for a piece
         tile = Tile(
             block_b, block_h, block_k, SEQUENCE_WARPS, 1,
-            ahead=_pieces_ahead(block_b * block_k * dtype.itemsize, on_tensor_cores, layers),
-            ptx=chip.keeps_in == "shared memory",
+            ahead=max(1, REGISTERS_AHEAD // registers), ptx=chip.keeps_in == "shared memory",
         )  # fmt: skip
         needed = shared_memory(tile, H, G, dtype, backward, chip, 1 if layers == 1 else 2)
         if needed > chip.shared_memory:
@@ -176,18 +180,6 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
         )
     kernel = "the sequence kernel" if layers == 1 else f"the wavefront of {layers} layers"
     return f"{kernel} does not fit at H {H}, B {B}, {dtype}: {reason}"
-
-
-def _pieces_ahead(bytes_a_warp: int, on_tensor_cores: bool, layers: int) -> int:
-    """How many of a warp's pieces may be on their way from L2 at once, from the compiler's table.
-
-    They take registers, of which a thread has 255. A wavefront has its other operands on the way as
-    well, and plain multiply-adds hold rows of both matrices.
-    """
-    registers = 128
-    if layers > 1:
-        registers = 96 if on_tensor_cores else 64
-    return max(1, registers // (bytes_a_warp // (4 * 32)))
 
 
 def shared_memory(tile: Tile, H: int, G: int, dtype: torch.dtype, backward: bool,

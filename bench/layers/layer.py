@@ -83,7 +83,7 @@ class Layer:
     def _check(self) -> None:
         """Hold it to the bound. The check also compiles, for the very shapes that are timed."""
         spec = self.spec
-        bound = verification.bound_for(spec.dtype, "ieee")
+        bound = verification.bound_for(spec.dtype, "ieee", spec.cell)
         outcome = verification.verify(self.stack, spec.batch_size, spec.num_steps, SEED, bound)
         if not outcome.passed:
             raise Incorrect(f"not timed, for it is wrong: {outcome}")

@@ -99,10 +99,11 @@ def test_every_seed_draws_another_input():
 
 
 def test_bounds_by_precision():
-    assert bound_for("float32", "ieee") == 1e-5
-    assert bound_for("float32", "tf32") == 1e-2
-    assert bound_for("bfloat16", "ieee") == 5e-2
-    assert bound_for("float16", "ieee") == 1e-2
+    for cell in ("rnn_tanh", "gru", "lstm"):
+        assert bound_for("float32", "ieee", cell) == 1e-5
+        assert bound_for("float32", "tf32", cell) == 1e-2
+        assert bound_for("bfloat16", "ieee", cell) == 5e-2
+        assert bound_for("float16", "ieee", cell) == 1e-2
 
 
 @pytest.mark.parametrize("name", ["python_loop", "manual_gradient", "torch_nn"])
@@ -111,9 +112,19 @@ def test_bounds_by_precision():
 def test_half_precision_passes_with_room_and_for_its_rounding_alone(name, dtype, cell):
     """float16 rounds 8 times as finely as bfloat16, and as finely as TF32: hence its bound."""
     stack = implementations.build(name, cell, 28, 64, 2).to(getattr(torch, dtype))
-    outcome = verify(stack, 4, 12, seed=1, bound=bound_for(dtype, "ieee"))
+    outcome = verify(stack, 4, 12, seed=1, bound=bound_for(dtype, "ieee", cell))
     assert outcome.passed, str(outcome)
     assert 0.02 < outcome.error / outcome.bound < 0.5
+
+
+@pytest.mark.parametrize("name", ["python_loop", "manual_gradient", "torch_nn"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_relu_that_rounds_has_other_gradients_whoever_computes_it(name, dtype):
+    assert bound_for("float32", "ieee", "rnn_relu") == BOUND
+    stack = implementations.build(name, "rnn_relu", 28, 64, 2).to(getattr(torch, dtype))
+    bound = bound_for(dtype, "ieee", "rnn_relu")
+    errors = [verify(stack, 4, 12, seed, bound).error for seed in range(5)]
+    assert BOUNDS[dtype] < max(errors) < bound
 
 
 def test_relative_error():

@@ -52,24 +52,33 @@ def covering(published, sizes):
     """Every cell in every precision at the published size; elsewhere every precision, and the cells
     in turn. Each combination is compiled anew, which takes seconds: all of them take half an hour.
     """
-    for cell in CELLS:
-        for precision in PRECISIONS:
-            yield precision, cell, *published
+    chosen = [(precision, cell, *published) for cell in CELLS for precision in PRECISIONS]
     turn = 0
     for size in sizes:
         for precision in PRECISIONS:
-            yield precision, CELLS[turn % len(CELLS)], *size
+            chosen.append((precision, CELLS[turn % len(CELLS)], *size))
             turn += 1
         turn += 1
+    return chosen
+
+
+def precision_of(precision, cell):
+    """The type, the input precision and the bound on relative errors."""
+    dtype, input_precision, bound = PRECISIONS[precision]
+    if cell == "rnn_relu" and precision != "ieee":
+        # A sum that rounds to the other side of zero has another gradient. PyTorch's own loop in
+        # bfloat16 is off by 7 % at these sizes: bench/verification.py. Bugs show in IEEE float32.
+        bound = 0.2
+    return dtype, input_precision, bound
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize(
-    ("precision", "cell", "T", "B", "H"), list(covering(PUBLISHED, SIZES)),
+    ("precision", "cell", "T", "B", "H"), covering(PUBLISHED, SIZES),
     ids=lambda value: str(value),
 )  # fmt: skip
 def test_every_grid_and_precision(layer, precision, cell, T, B, H, make_case, check, device):
-    dtype, input_precision, bound = PRECISIONS[precision]
+    dtype, input_precision, bound = precision_of(precision, cell)
     if layer == "sequence":
         reason = why_no_sequence(cell, B, H, dtype, input_precision, torch.device("cuda", 0))
         if reason:
@@ -186,10 +195,10 @@ def run_wavefront(cell, parameters, x, states, **options):
 
 @pytest.mark.parametrize(
     ("precision", "cell", "T", "B", "H", "L"),
-    list(covering((*PUBLISHED, 2), [(1, 1, 32, 2), (7, 3, 48, 3), (35, 20, 512, 2)])),
+    covering((*PUBLISHED, 2), [(1, 1, 32, 2), (7, 3, 48, 3), (35, 20, 512, 2)]),
 )
 def test_the_wavefront_in_every_precision(precision, cell, T, B, H, L, device):
-    dtype, input_precision, bound = PRECISIONS[precision]
+    dtype, input_precision, bound = precision_of(precision, cell)
     reason = why_no_wavefront(cell, B, H, L, dtype, input_precision, torch.device("cuda", 0))
     if reason:
         pytest.skip(reason)
