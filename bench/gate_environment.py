@@ -198,7 +198,7 @@ def _run(command: Sequence[str], name: str) -> None:
         errors = [line for line in lines if line.upper().startswith("ERROR")] or lines
         raise EnvironmentFailed(
             f"environment of {name}: {' '.join(command[1:4])} failed: "
-            f"{errors[-1] if errors else 'no message'}; mend what stands in its way, or take the "
+            f"{errors[0] if errors else 'no message'}; mend what stands in its way, or take the "
             "packages installed here with --environment shared"
         )
 

@@ -65,6 +65,7 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def offline(monkeypatch, wheels, cache):
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # the machine may constrain versions
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
@@ -195,7 +196,7 @@ def test_a_gate_without_its_packages_fails_in_one_line(offline, project, tmp_pat
     assert run.returncode == 1, errors
     (line,) = errors.strip().splitlines()
     assert line.startswith("bench: environment of head: ")
-    assert "No matching distribution found for" in line
+    assert "torch" in line or "only_in_head" in line  # which of them, pip says first
     assert "--environment shared" in line
     environments = cache / "deeprnn" / "environments"
     assert [path for path in environments.iterdir() if path.is_dir()] == []

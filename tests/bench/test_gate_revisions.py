@@ -127,7 +127,7 @@ def test_a_stopped_gate_ends_at_once_and_leaves_nothing(project, tmp_path, how):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    assert "cases to pair" in run.stdout.readline()
+    assert "case to pair" in run.stdout.readline()
     run.send_signal(how)
     stopped = time.monotonic()
     printed = run.communicate(timeout=60)[0]

@@ -105,14 +105,14 @@ def test_it_measures_the_cases_that_only_chooses_within_its_minutes(tmp_path):
     run = noise(tmp_path, "--only", "rnn_tanh-*/torch_nn/*", "--pairs", "2", "--max-minutes", "5")
     printed = run.communicate(timeout=300)[0]
     assert run.returncode == 0, printed
-    assert "1 cases to pair" in printed
+    assert "1 case to pair" in printed
     assert "2 pairs of the same code" in printed
     assert not list(tmp_path.glob("deeprnn-*"))
 
 
 def test_stopped_it_leaves_nothing(tmp_path):
     run = noise(tmp_path, "--only", "rnn_tanh-*/torch_nn/*")
-    assert "cases to pair" in run.stdout.readline()
+    assert "case to pair" in run.stdout.readline()
     time.sleep(1)  # a worker runs
     children = psutil.Process(run.pid).children(recursive=True)
     assert len(children) > 1
