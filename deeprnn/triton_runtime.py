@@ -31,10 +31,10 @@ def a_way_to_run_triton(request: Request) -> str | None:
 
 def loops_in_the_interpreter(request: Request) -> str | None:
     """An interpreter that can read the bound of a loop from an argument."""
-    if INTERPRETED and _version(triton) < (3, 9) and _version(numpy) >= (2, 5):
+    if INTERPRETED and _version(triton) < (3, 9) and _version(numpy) >= (2, 4):
         return (
             f"the interpreter of Triton {triton.__version__} cannot loop with NumPy "
-            f"{numpy.__version__}: install triton>=3.9 or numpy<2.5"
+            f"{numpy.__version__}: install triton>=3.9 or numpy<2.4"
         )
     return None
 
