@@ -1,4 +1,4 @@
-"""The page of planted changes: it says what the stored gates say, and counts the ones that erred."""
+"""The page of planted changes: it says what the stored gates say, and counts those that erred."""
 
 import csv
 import json
