@@ -18,7 +18,7 @@ BOUNDS = {"ieee": 1e-5, "tf32": 1e-2, "bfloat16": 5e-2, "float16": 1e-2}
 LOOSE_RELU = 0.2
 """Instead of the loose bounds where the cell is a ReLU: a sum that rounds to the other side of zero
 has another gradient, whoever computes it. PyTorch's own operations, their operands rounded to TF32
-or all values to half precision, are off by 1 to 10 % at the sizes of this suite."""
+or all values to half precision, are off by up to 10 % at the sizes of the tests."""
 
 
 @dataclass(frozen=True)

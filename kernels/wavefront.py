@@ -190,9 +190,9 @@ def wavefront_backward_kernel(
         hs_ptr, cs_ptr, saved_ptr, last, B, rows, units, inside, CELL, H, S, COMPUTE
     )
 
+    seen = 0  # arrivals of the layer above
     # One pass more than steps: the last one makes the initial state's gradient, and no gates. So
     # each set of weights is used in one place; used in two, the compiler moves it about.
-    seen = 0  # arrivals of the layer above
     for past in range(T + 1):
         step = tl.cast(T - 1 - past, tl.int64) * B
         is_over = past == T
