@@ -2,8 +2,9 @@
 
 An implementation keeps its colour and marker in every plot of a report. They are given out in the
 order of the names, so a new implementation needs no edit here. Hues are those of Okabe and Ito,
-*Color Universal Design* (2008), which people with any colour vision can tell apart; markers say the
-same a second time.
+*Color Universal Design* (2008), which people with any colour vision can tell apart, then of Tol,
+*Colour Schemes* (2021), so that each implementation there is has one; markers say the same a second
+time.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ PALETTE = (
     "#56b4e9",
     "#8f6a3b",
     "#7a7f87",
+    "#aa3377",
+    "#999933",
 )
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX*<h"
 
 CARD, INK, MUTED, GRID = "#fdfdfc", "#22262b", "#686e76", "#e4e6e9"
 DARK = {CARD: "#16191e", INK: "#e4e7eb", MUTED: "#9ba3ad", GRID: "#2d333b"}
