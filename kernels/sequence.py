@@ -42,55 +42,79 @@ from kernels.step import compile_options, on_device_of
 COUNTER_STRIDE = tl.constexpr(STRIDE)
 
 
-@triton.jit
-def shares(start, WARPS: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Indices along K from `start`, (WARPS, BLOCK_K): a row of it is one warp's share."""
-    return start + tl.arange(0, WARPS)[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
+@triton.constexpr_function
+def vector(dtype: Any, block_k: int) -> int:
+    """Neighbours along K that a thread loads at once: 16 bytes, or what a short piece gives it."""
+    return min(16 // (dtype.primitive_bitwidth // 8), block_k // 4)
 
 
 @triton.jit
-def load_exchanged(pointer, rows, k, B, K: tl.constexpr, UPCAST: tl.constexpr,
-                   COMPUTE: tl.constexpr):  # fmt: skip
-    """Rows × k (WARPS, BLOCK_K) of what other programs wrote in this launch: past L1, from L2."""
-    at = rows[None, :, None] * K + k[:, None, :]
-    mask = (rows[None, :, None] < B) & (k[:, None, :] < K)
-    tile = tl.load(pointer + at, mask=mask, other=0.0, cache_modifier=".cg")
+def to_fragments(tile, BLOCKS: tl.constexpr, ROWS: tl.constexpr, WARPS: tl.constexpr,
+                 VECTOR: tl.constexpr, PAIR: tl.constexpr):  # fmt: skip
+    """A tile of `load_exchanged`, as it was loaded, as (WARPS, rows, K): no data moves.
+
+    A thread has loaded VECTOR neighbours along K of one row; the product wants each thread to have
+    elements 4·PAIR apart. Which is which does not matter as long as the weights agree
+    (`kept_weights`), so K is renumbered and every thread keeps what it has.
+    """
+    tile = tl.reshape(tile, (BLOCKS, ROWS // 8, WARPS, 8, 4, VECTOR // PAIR, PAIR))
+    return tl.reshape(
+        tl.permute(tile, (2, 1, 3, 0, 5, 4, 6)), (WARPS, ROWS, BLOCKS * 4 * VECTOR)
+    )
+
+
+@triton.jit
+def load_exchanged(pointer, group, start, B, K: tl.constexpr, BLOCK_B: tl.constexpr,
+                   BLOCK_K: tl.constexpr, WARPS: tl.constexpr, VECTOR: tl.constexpr,
+                   PAIR: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr):  # fmt: skip
+    """A group's rows, K from `start`, as other programs wrote them: past L1, from L2.
+
+    (WARPS, BLOCK_B, BLOCK_K), each warp's share of K with K as in `to_fragments`. The tile that is
+    loaded has two dimensions, so that Triton can only lay it out in one way: four lanes side by
+    side, eight rows, then warps.
+    """
+    at = tl.arange(0, BLOCK_K // (4 * VECTOR) * BLOCK_B * WARPS)[:, None]
+    row = group * BLOCK_B + at // (8 * WARPS) % (BLOCK_B // 8) * 8 + at % 8
+    warp = at // 8 % WARPS
+    block = at // (WARPS * BLOCK_B)
+    k = start + warp * BLOCK_K + block * (4 * VECTOR) + tl.arange(0, 4 * VECTOR)[None, :]
+    mask = (row < B) & (k < K)
+    tile = tl.load(pointer + row * K + k, mask=mask, other=0.0, cache_modifier=".cg")
+    tile = to_fragments(tile, BLOCK_K // (4 * VECTOR), BLOCK_B, WARPS, VECTOR, PAIR)
     return tile.to(COMPUTE) if UPCAST else tile
 
 
 @triton.jit
-def forward_weights(weight_ptr, slice, H: tl.constexpr, G: tl.constexpr, P: tl.constexpr,
-                    BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
-                    UPCAST: tl.constexpr, COMPUTE: tl.constexpr):  # fmt: skip
-    """This slice's rows of W_hh, transposed, as (WARPS, BLOCK_K, BLOCK_H·P) tiles to keep.
+def kept_weights(weight_ptr, slice, BACKWARD: tl.constexpr, H: tl.constexpr, G: tl.constexpr,
+                 BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
+                 UPCAST: tl.constexpr, COMPUTE: tl.constexpr):  # fmt: skip
+    """This slice's rows (forward) or columns (backward) of W_hh as (WARPS, BLOCK_K, COLUMNS) tiles.
 
-    All gates stand in one matrix so that one product makes them: column u·P + g is gate g of unit
-    u, with P the gates rounded up to a power of two.
+    Forward all gates stand in one matrix so that one product makes them: column u·P + g is gate g
+    of unit u, with P the gates rounded up to a power of two; K is H. Backward a column is a unit
+    and K is G·H. K is renumbered as in `load_exchanged`.
     """
-    columns = tl.arange(0, BLOCK_H * P)
-    gates = columns % P
-    units = slice * BLOCK_H + columns // P
-    tiles = ()
-    for start in tl.static_range(0, H, WARPS * BLOCK_K):
-        k = shares(start, WARPS, BLOCK_K)[:, :, None]
-        at = (gates * H + units)[None, None, :] * H + k
-        mask = (k < H) & ((units < H) & (gates < G))[None, None, :]
-        tile = tl.load(weight_ptr + at, mask=mask, other=0.0)
-        tiles = tiles + (tile.to(COMPUTE) if UPCAST else tile,)  # noqa: RUF005
-    return tiles
-
-
-@triton.jit
-def backward_weights(weight_ptr, units, H: tl.constexpr, K: tl.constexpr,
-                     BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
-                     UPCAST: tl.constexpr, COMPUTE: tl.constexpr):  # fmt: skip
-    """This slice's columns of W_hh as (WARPS, BLOCK_K, units) tiles to keep; K = G·H."""
+    P: tl.constexpr = 1 if BACKWARD or G == 1 else 4
+    COLUMNS: tl.constexpr = BLOCK_H * P
+    K: tl.constexpr = G * H if BACKWARD else H
+    PAIR: tl.constexpr = 2 if weight_ptr.dtype.element_ty.primitive_bitwidth == 16 else 1
+    VECTOR: tl.constexpr = vector(weight_ptr.dtype.element_ty, BLOCK_K)
+    # Loaded in one dimension, K innermost, so that Triton puts K innermost in shared memory, too.
+    # Tensor cores' operands run along K: across it, four fetches would want the same bank.
+    at = tl.arange(0, WARPS * COLUMNS * BLOCK_K)
+    column = at // BLOCK_K % COLUMNS
+    gate = column % P
+    unit = slice * BLOCK_H + column // P
     tiles = ()
     for start in tl.static_range(0, K, WARPS * BLOCK_K):
-        k = shares(start, WARPS, BLOCK_K)[:, :, None]
-        at = k * H + units[None, None, :]
-        mask = (k < K) & (units[None, None, :] < H)
-        tile = tl.load(weight_ptr + at, mask=mask, other=0.0)
+        k = start + at // (BLOCK_K * COLUMNS) * BLOCK_K + at % BLOCK_K
+        where = k * H + unit if BACKWARD else (gate * H + unit) * H + k
+        tile = tl.load(weight_ptr + where, mask=(k < K) & (unit < H) & (gate < G), other=0.0)
+        tile = tl.permute(tl.reshape(tile, (WARPS, COLUMNS, BLOCK_K)), (0, 2, 1))
+        blocks = tl.reshape(
+            tile, (WARPS, BLOCK_K // (4 * VECTOR), 4, VECTOR // PAIR, PAIR, COLUMNS)
+        )
+        tile = tl.reshape(tl.permute(blocks, (0, 1, 3, 2, 4, 5)), (WARPS, BLOCK_K, COLUMNS))
         tiles = tiles + (tile.to(COMPUTE) if UPCAST else tile,)  # noqa: RUF005
     return tiles
 
@@ -134,7 +158,7 @@ def add_shares(shares, WARPS: tl.constexpr, BLOCK_B: tl.constexpr, COLUMNS: tl.c
 
 
 @triton.jit
-def product_with_exchanged(pointer, weights, rows, B, K: tl.constexpr, BLOCK_B: tl.constexpr,
+def product_with_exchanged(pointer, weights, group, B, K: tl.constexpr, BLOCK_B: tl.constexpr,
                            COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
                            PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
                            AHEAD: tl.constexpr, PTX: tl.constexpr):  # fmt: skip
@@ -145,11 +169,15 @@ def product_with_exchanged(pointer, weights, rows, B, K: tl.constexpr, BLOCK_B: 
     also chain a warp's tensor-core instructions, each waiting for the one before; four take turns.
     AHEAD pieces of the rows are asked for at a time. All sums have a fixed order.
     """
+    PAIR: tl.constexpr = 2 if pointer.dtype.element_ty.primitive_bitwidth == 16 else 1
+    VECTOR: tl.constexpr = vector(pointer.dtype.element_ty, BLOCK_K)
     CHUNKS: tl.constexpr = (K + WARPS * BLOCK_K - 1) // (WARPS * BLOCK_K)
     pieces = ()
     for chunk in tl.static_range(min(AHEAD, CHUNKS)):
-        k = shares(chunk * (WARPS * BLOCK_K), WARPS, BLOCK_K)
-        piece = load_exchanged(pointer, rows, k, B, K, UPCAST, COMPUTE)
+        piece = load_exchanged(
+            pointer, group, chunk * (WARPS * BLOCK_K), B, K, BLOCK_B, BLOCK_K, WARPS, VECTOR, PAIR,
+            UPCAST, COMPUTE,
+        )  # fmt: skip
         pieces = pieces + (piece,)  # noqa: RUF005
     a0 = tl.zeros((WARPS, BLOCK_B, COLUMNS), dtype=COMPUTE)
     a1 = a0
@@ -158,8 +186,10 @@ def product_with_exchanged(pointer, weights, rows, B, K: tl.constexpr, BLOCK_B: 
     for chunk in tl.static_range(CHUNKS):
         whole = under_way(pieces[chunk], PTX)
         if chunk + AHEAD < CHUNKS:
-            k = shares((chunk + AHEAD) * (WARPS * BLOCK_K), WARPS, BLOCK_K)
-            piece = load_exchanged(pointer, rows, k, B, K, UPCAST, COMPUTE)
+            piece = load_exchanged(
+                pointer, group, (chunk + AHEAD) * (WARPS * BLOCK_K), B, K, BLOCK_B, BLOCK_K, WARPS,
+                VECTOR, PAIR, UPCAST, COMPUTE,
+            )  # fmt: skip
             pieces = pieces + (piece,)  # noqa: RUF005
         w = weights[chunk]
         if chunk % 4 == 0:
@@ -195,16 +225,16 @@ def sequence_forward_kernel(
     AHEAD: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """All T steps of one slice of units and one group of rows."""
-    rows = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
-    units = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    slice = tl.program_id(0)
+    group = tl.program_id(1)
+    rows = group * BLOCK_B + tl.arange(0, BLOCK_B)
+    units = slice * BLOCK_H + tl.arange(0, BLOCK_H)
     inside = (rows[:, None] < B) & (units[None, :] < H)
     slices = tl.num_programs(0)
-    counter_ptr += tl.program_id(1) * COUNTER_STRIDE
+    counter_ptr += group * COUNTER_STRIDE
 
     P: tl.constexpr = 1 if G == 1 else 4
-    w = forward_weights(
-        weight_ptr, tl.program_id(0), H, G, P, BLOCK_H, BLOCK_K, WARPS, UPCAST, COMPUTE
-    )
+    w = kept_weights(weight_ptr, slice, False, H, G, BLOCK_H, BLOCK_K, WARPS, UPCAST, COMPUTE)
     b0, b1, b2, b3 = load_biases(bias_ptr, units, G, H, COMPUTE)
     h = load_tile(hs_ptr, rows, units, H, inside, COMPUTE)
     c = h
@@ -219,7 +249,7 @@ def sequence_forward_kernel(
         )
         wait(counter_ptr, t * slices)
         product = product_with_exchanged(
-            hs_ptr + step * H, w, rows, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, WARPS,
+            hs_ptr + step * H, w, group, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, WARPS,
             PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
         )  # fmt: skip
         p0, p1, p2, p3 = apart(product, P, BLOCK_B, BLOCK_H)
@@ -245,13 +275,15 @@ def sequence_backward_kernel(
     AHEAD: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """All T steps backward. dh and dc hold the final state's gradient, then the initial one's."""
-    rows = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
-    units = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    slice = tl.program_id(0)
+    group = tl.program_id(1)
+    rows = group * BLOCK_B + tl.arange(0, BLOCK_B)
+    units = slice * BLOCK_H + tl.arange(0, BLOCK_H)
     inside = (rows[:, None] < B) & (units[None, :] < H)
     slices = tl.num_programs(0)
-    counter_ptr += tl.program_id(1) * COUNTER_STRIDE
+    counter_ptr += group * COUNTER_STRIDE
 
-    w = backward_weights(weight_ptr, units, H, G * H, BLOCK_K, WARPS, UPCAST, COMPUTE)
+    w = kept_weights(weight_ptr, slice, True, H, G, BLOCK_H, BLOCK_K, WARPS, UPCAST, COMPUTE)
     dh = load_tile(dh_ptr, rows, units, H, inside, COMPUTE)
     dc = dh
     if CELL == "lstm":
@@ -283,7 +315,7 @@ def sequence_backward_kernel(
         )
         wait(counter_ptr, (past + 1) * slices)
         dh = direct + product_with_exchanged(
-            dgates_p_ptr + step * (G * H), w, rows, B, G * H, BLOCK_B, BLOCK_H, BLOCK_K, WARPS,
+            dgates_p_ptr + step * (G * H), w, group, B, G * H, BLOCK_B, BLOCK_H, BLOCK_K, WARPS,
             PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
         )  # fmt: skip
 

@@ -32,8 +32,8 @@ REGISTERS_AHEAD = 128
 class Tile:
     """One program's share: block_b batch rows × block_h units, walking K by block_k.
 
-    Of a sequence kernel also how many of those pieces are asked for at a time, and whether PTX may
-    stand in it.
+    Of a sequence kernel also how many of those pieces are asked for at a time, whether PTX may
+    stand in it, and whether pieces pass through shared memory on their way to the product.
     """
 
     block_b: int
@@ -43,6 +43,7 @@ class Tile:
     num_stages: int
     ahead: int = 1
     ptx: bool = False
+    staged: bool = True
 
 
 def step_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str, *,
@@ -139,14 +140,14 @@ def sequence_tiles(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
 def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str,
                    chip: Chip, backward: bool, layers: int) -> Tile | str:  # fmt: skip
     """The smallest share of work a program for which the grid still fits, or why there is none."""
-    # From the compiler's table: the longest rows for which no version of it spills. It holds whole
-    # rows of plain multiply-adds in registers, tensor cores read theirs as they go.
+    # From the compiler's table: the longest pieces for which no version of it spills. Staged pieces
+    # cost two barriers each, so there long ones are better; plain multiply-adds hold whole rows of
+    # them in registers.
+    on_nvidia = chip.keeps_in == "shared memory"
     on_tensor_cores = uses_tensor_cores(dtype, input_precision)
-    longest = 64
-    if chip.keeps_in == "registers" or not (on_tensor_cores or backward):
-        longest = 32
-    elif not on_tensor_cores and G == 1:
-        longest = 16 if layers == 1 else 32
+    longest = 32
+    if on_nvidia and not on_tensor_cores and backward:
+        longest = (16 if layers == 1 else 32) if G == 1 else 64
     widest = triton.next_power_of_2(G * H if backward else H) // SEQUENCE_WARPS
     reason = ""
     for block_b, block_h in SEQUENCE_BLOCKS:
@@ -160,7 +161,9 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
         registers = block_b * block_k * dtype.itemsize // (4 * 32)  # of a thread, for a piece
         tile = Tile(
             block_b, block_h, block_k, SEQUENCE_WARPS, 1,
-            ahead=max(1, REGISTERS_AHEAD // registers), ptx=chip.keeps_in == "shared memory",
+            ahead=max(1, REGISTERS_AHEAD // registers), ptx=on_nvidia,
+            # Four lanes read 16 bytes each of a row: a shorter piece does not come as fragments.
+            staged=not (on_nvidia and on_tensor_cores and block_k * dtype.itemsize >= 64),
         )  # fmt: skip
         needed = shared_memory(tile, H, G, dtype, backward, chip, 1 if layers == 1 else 2)
         if needed > chip.shared_memory:
@@ -186,14 +189,14 @@ def shared_memory(tile: Tile, H: int, G: int, dtype: torch.dtype, backward: bool
                   chip: Chip, weights: int = 1) -> int:  # fmt: skip
     """Bytes of shared memory a sequence program takes, at most, with so many sets of weights.
 
-    The weights, the tile of h or dgates that is being read and the one after it, and the place
-    where the warps' sums meet, which shares its space with those two. Where weights are kept in
+    The weights, the place where the warps' sums meet, and in the same space, if pieces of h or
+    dgates are staged, the one that is being read and the one after it. Where weights are kept in
     registers, one tile of them passes through shared memory on its way.
     """
     columns = tile.block_h if backward else (1 if G == 1 else 4) * tile.block_h
     depth = tile.num_warps * tile.block_k
     tiles = triton.cdiv(G * H if backward else H, depth)
-    staging = min(tiles, 2) * tile.block_b * depth * dtype.itemsize
+    staging = min(tiles, 2) * tile.block_b * depth * dtype.itemsize if tile.staged else 0
     sums = tile.num_warps * tile.block_b * columns * 4
     kept = tiles * depth * columns * dtype.itemsize
     if chip.keeps_in == "registers":

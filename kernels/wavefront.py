@@ -44,8 +44,7 @@ from kernels.gates import (
 from kernels.grid_barrier import STRIDE, arrive, wait
 from kernels.sequence import (
     apart,
-    backward_weights,
-    forward_weights,
+    kept_weights,
     launch_options,
     product_with_exchanged,
 )
@@ -71,11 +70,13 @@ def wavefront_forward_kernel(
     layer = tl.program_id(2)
     is_first = layer == 0
     below = tl.maximum(layer, 1) - 1
-    rows = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
-    units = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    slice = tl.program_id(0)
+    group = tl.program_id(1)
+    rows = group * BLOCK_B + tl.arange(0, BLOCK_B)
+    units = slice * BLOCK_H + tl.arange(0, BLOCK_H)
     inside = (rows[:, None] < B) & (units[None, :] < H)
     slices = tl.num_programs(0)
-    counters = counter_ptr + tl.program_id(1) * tl.num_programs(2) * COUNTER_STRIDE
+    counters = counter_ptr + group * tl.num_programs(2) * COUNTER_STRIDE
     rows_below = tl.where(is_first, 0, B)
     given = (rows[:, None] < B - rows_below) & (units[None, :] < H)  # gates_x: the first layer's
 
@@ -86,12 +87,12 @@ def wavefront_forward_kernel(
     saved_ptr += layer * (tl.cast(T, tl.int64) * B * S * H)
 
     P: tl.constexpr = 1 if G == 1 else 4
-    w = forward_weights(
-        weight_ptr + layer * (G * H * H), tl.program_id(0), H, G, P, BLOCK_H, BLOCK_K, WARPS,
+    w = kept_weights(
+        weight_ptr + layer * (G * H * H), slice, False, H, G, BLOCK_H, BLOCK_K, WARPS,
         UPCAST, COMPUTE,
     )  # fmt: skip
-    w_ih = forward_weights(
-        weight_ih_ptr + below * (G * H * H), tl.program_id(0), H, G, P, BLOCK_H, BLOCK_K, WARPS,
+    w_ih = kept_weights(
+        weight_ih_ptr + below * (G * H * H), slice, False, H, G, BLOCK_H, BLOCK_K, WARPS,
         UPCAST, COMPUTE,
     )  # fmt: skip
     b0, b1, b2, b3 = load_biases(bias_ptr + layer * (G * H), units, G, H, COMPUTE)
@@ -113,13 +114,13 @@ def wavefront_forward_kernel(
         needed = tl.where(is_first, 0, (t + 1) * slices)
         seen = wait(counters + below * COUNTER_STRIDE, needed, seen)
         product = product_with_exchanged(
-            below_ptr + step * H, w_ih, rows, rows_below, H, BLOCK_B, BLOCK_H * P, BLOCK_K, WARPS,
+            below_ptr + step * H, w_ih, group, rows_below, H, BLOCK_B, BLOCK_H * P, BLOCK_K, WARPS,
             PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
         )  # fmt: skip
         y0, y1, y2, y3 = apart(product, P, BLOCK_B, BLOCK_H)
         wait(counters + layer * COUNTER_STRIDE, t * slices)
         product = product_with_exchanged(
-            hs_ptr + step * H, w, rows, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, WARPS,
+            hs_ptr + step * H, w, group, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, WARPS,
             PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
         )  # fmt: skip
         p0, p1, p2, p3 = apart(product, P, BLOCK_B, BLOCK_H)
@@ -151,11 +152,13 @@ def wavefront_backward_kernel(
     layer = tl.num_programs(2) - 1 - tl.program_id(2)
     is_last = tl.program_id(2) == 0
     above = tl.where(is_last, layer, layer + 1)
-    rows = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
-    units = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    slice = tl.program_id(0)
+    group = tl.program_id(1)
+    rows = group * BLOCK_B + tl.arange(0, BLOCK_B)
+    units = slice * BLOCK_H + tl.arange(0, BLOCK_H)
     inside = (rows[:, None] < B) & (units[None, :] < H)
     slices = tl.num_programs(0)
-    counters = counter_ptr + tl.program_id(1) * tl.num_programs(2) * COUNTER_STRIDE
+    counters = counter_ptr + group * tl.num_programs(2) * COUNTER_STRIDE
     rows_above = tl.where(is_last, 0, B)
     given = (rows[:, None] < B - rows_above) & (units[None, :] < H)  # grad_y: the last layer's
 
@@ -170,13 +173,14 @@ def wavefront_backward_kernel(
     dgates_x_ptr += layer * one_layer
     dgates_p_ptr += layer * one_layer
 
-    w = backward_weights(
-        weight_ptr + layer * (G * H * H), units, H, G * H, BLOCK_K, WARPS, UPCAST, COMPUTE
-    )
-    # weight_ih holds those of the second layer on: its entry l leads from layer l to layer l + 1
-    w_ih = backward_weights(
-        weight_ih_ptr + (tl.maximum(above, 1) - 1) * (G * H * H), units, H, G * H, BLOCK_K, WARPS,
+    w = kept_weights(
+        weight_ptr + layer * (G * H * H), slice, True, H, G, BLOCK_H, BLOCK_K, WARPS,
         UPCAST, COMPUTE,
+    )  # fmt: skip
+    # weight_ih holds those of the second layer on: its entry l leads from layer l to layer l + 1
+    w_ih = kept_weights(
+        weight_ih_ptr + (tl.maximum(above, 1) - 1) * (G * H * H), slice, True, H, G,
+        BLOCK_H, BLOCK_K, WARPS, UPCAST, COMPUTE,
     )  # fmt: skip
     direct = load_tile(dh_ptr, rows, units, H, inside, COMPUTE)
     dh = direct
@@ -200,12 +204,12 @@ def wavefront_backward_kernel(
         needed = tl.where(is_last | is_over, 0, (past + 1) * slices)
         seen = wait(counters + above * COUNTER_STRIDE, needed, seen)
         dy += product_with_exchanged(
-            above_ptr + step * (G * H), w_ih, rows, tl.where(is_over, 0, rows_above), G * H,
+            above_ptr + step * (G * H), w_ih, group, tl.where(is_over, 0, rows_above), G * H,
             BLOCK_B, BLOCK_H, BLOCK_K, WARPS, PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
         )  # fmt: skip
         wait(counters + layer * COUNTER_STRIDE, past * slices)
         dh = direct + product_with_exchanged(
-            dgates_p_ptr + (step + B) * (G * H), w, rows, tl.where(past == 0, 0, B), G * H,
+            dgates_p_ptr + (step + B) * (G * H), w, group, tl.where(past == 0, 0, B), G * H,
             BLOCK_B, BLOCK_H, BLOCK_K, WARPS, PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
         )  # fmt: skip
         d0, d1, d2, d3, dp2, direct, dc_before = cell_backward(

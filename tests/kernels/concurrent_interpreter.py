@@ -6,24 +6,12 @@ barriers and the order of accesses are never run. Here every program has a threa
 at a time, and before each access to memory a scheduler with a seed may let another go on. It is the
 kernel's own source that runs, under schedules as unkind as one likes.
 
-Memory is watched meanwhile, element by element, with vector clocks:
-
-    Race           a program reads or overwrites what another wrote (or reads) in the same launch,
-                   and nothing orders the two
-    Hang           every program that is left polls a counter, and nobody can change it
-    OutOfBounds    an access outside of every buffer that the launch was given
-
-What orders accesses of different programs is what orders them on a GPU: an atomic add with release
-order publishes what its program did before its last `tl.debug_barrier`, an atomic look with acquire
-order takes over what the counter has been told, in effect from the next `tl.debug_barrier` on. The
-barriers count because a program is many threads and one of them adds and looks for all.
+Memory is watched meanwhile (`watched_memory.py`): accesses that nothing orders are a Race, one outside
+of the buffers is OutOfBounds, and it is a Hang if every program that is left polls a counter and
+nobody can change it. A program's own barriers are its `tl.debug_barrier`.
 
     with concurrently(seed=3) as launches:
         y, _ = sequence_layer(...)
-
-Source: Lamport, "Time, clocks, and the ordering of events in a distributed system", CACM 21(7),
-1978; Flanagan and Freund, "FastTrack: efficient and precise dynamic race detection", PLDI 2009;
-the memory consistency model of the PTX ISA for what release, acquire and barriers give.
 """
 
 import contextlib
@@ -35,17 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from triton.runtime import interpreter
 
-
-class Race(AssertionError):
-    """Two accesses, one of them a write, that nothing puts in an order."""
-
-
-class Hang(AssertionError):
-    """Everybody who is left waits."""
-
-
-class OutOfBounds(AssertionError):
-    """An access outside of what the launch was given."""
+from .watched_memory import Hang, Memory
 
 
 class _Abandoned(BaseException):
@@ -60,100 +38,6 @@ class Launch:
     grid: tuple[int, int, int]
     switches: int = 0  # from one program to another
     accesses: int = 0
-
-
-@dataclass
-class Buffer:
-    """One storage of the launch, and who touched its elements when, by the programs' own clocks."""
-
-    name: str
-    start: int
-    itemsize: int
-    writer: np.ndarray  # (elements,), -1: nobody in this launch
-    written: np.ndarray  # (elements,), the writer's clock
-    read: np.ndarray  # (programs, elements), each reader's clock
-
-
-class Memory:
-    """Vector clocks of the programs and counters of a launch, and its buffers."""
-
-    def __init__(self, programs, tensors):
-        self.names = programs
-        count = len(programs)
-        self.clocks = np.eye(count, dtype=np.int64)  # row p: how far p knows each program to be
-        self.published = np.zeros((count, count), dtype=np.int64)  # as of p's last barrier
-        self.heard = np.zeros((count, count), dtype=np.int64)  # in effect from p's next barrier on
-        self.counters = {}  # address -> what has been released there
-        storages = {}
-        for name, tensor in tensors.items():
-            storage = tensor.untyped_storage()
-            names, _, _ = storages.get(storage.data_ptr(), ([], 0, 0))
-            storages[storage.data_ptr()] = ([*names, name], storage.nbytes(), tensor.itemsize)
-        self.buffers = [
-            Buffer(
-                " = ".join(names), start, itemsize,
-                np.full(size // itemsize, -1), np.zeros(size // itemsize, dtype=np.int64),
-                np.zeros((count, size // itemsize), dtype=np.int64),
-            )
-            for start, (names, size, itemsize) in storages.items()
-        ]  # fmt: skip
-
-    def _find(self, program, addresses, what):
-        """The buffer that all addresses lie in, and their elements."""
-        for buffer in self.buffers:
-            at = (addresses.astype(np.int64) - buffer.start) // buffer.itemsize
-            inside = (at >= 0) & (at < len(buffer.writer))
-            if inside.all():
-                return buffer, at
-            if inside.any():
-                raise OutOfBounds(
-                    f"{self.names[program]} {what} {(~inside).sum()} elements outside of "
-                    f"{buffer.name}, from element {at[~inside].min()} on"
-                )
-        raise OutOfBounds(f"{self.names[program]} {what} an address in none of the buffers")
-
-    def _check(self, program, buffer, at, clocks, other, what):
-        """Raises Race if `other`'s accesses at `clocks` are not known to be over."""
-        unordered = clocks > self.clocks[program, other]
-        if unordered.any():
-            raise Race(
-                f"{self.names[program]} {what} element {at[unordered][0]} of {buffer.name}, "
-                f"which nothing orders after what {self.names[other]} does to it"
-            )
-
-    def load(self, program, addresses):
-        buffer, at = self._find(program, addresses, "reads")
-        writers = buffer.writer[at]
-        for other in set(writers.tolist()) - {-1, program}:
-            by = at[writers == other]
-            self._check(program, buffer, by, buffer.written[by], other, "reads")
-        buffer.read[program, at] = self.clocks[program, program]
-
-    def store(self, program, addresses):
-        buffer, at = self._find(program, addresses, "writes")
-        for other in range(len(self.names)):
-            if other != program:
-                self._check(program, buffer, at, buffer.read[other, at], other, "overwrites")
-        writers = buffer.writer[at]
-        for other in set(writers.tolist()) - {-1, program}:
-            by = at[writers == other]
-            self._check(program, buffer, by, buffer.written[by], other, "overwrites")
-        buffer.writer[at] = program
-        buffer.written[at] = self.clocks[program, program]
-
-    def barrier(self, program):
-        """Among the threads of one program."""
-        np.maximum(self.clocks[program], self.heard[program], out=self.clocks[program])
-        self.published[program] = self.clocks[program]
-        self.clocks[program, program] += 1
-
-    def atomic(self, program, address, order):
-        self._find(program, np.array([address]), "adds to")
-        counter = self.counters.setdefault(address, np.zeros_like(self.heard[program]))
-        if "ACQUIRE" in order:
-            np.maximum(self.heard[program], counter, out=self.heard[program])
-        if "RELEASE" in order:
-            np.maximum(counter, self.published[program], out=counter)
 
 
 @dataclass
@@ -267,7 +151,7 @@ class Scheduler:
 
     def atomic(self, plain, operation, pointer, value, mask, order, scope):
         self.pause()
-        self.memory.atomic(self.current, int(pointer.data.item()), str(order))
+        self.memory.atomic(self.current, int(pointer.data.item()), str(order).lower())
         program = self.programs[self.current]
         if value.data.any():
             self._progress()

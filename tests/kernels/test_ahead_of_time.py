@@ -59,7 +59,7 @@ def test_published_sizes_compile_within_bounds(cell, precision, target):
 
 
 GOOD = Compiled("sequence_forward", "lstm", 256, "tf32", "sm_90", "16x8x64", 64, 4, 85, 0, 49152,
-                "mma.sync", 65536, 309, 8, 8, 8, "")  # fmt: skip
+                "mma.sync", 65536, False, 309, 5, 8, 8, "")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,9 @@ GOOD = Compiled("sequence_forward", "lstm", 256, "tf32", "sm_90", "16x8x64", 64,
         ({"expected_shared": 4096}, "49152 bytes of shared memory, tiling.py expects 4096"),
         ({"instruction": ""}, "no tensor-core instruction"),
         ({"precision": "ieee"}, "mma.sync where IEEE float32 was asked for"),
-        ({"step_barriers": 26}, "26 barriers a step, 22 at most"),
+        ({"step_barriers": 7}, "7 barriers a step, 6 at most"),
+        ({"step_barriers": 22, "staged": True}, ""),
+        ({"step_barriers": 23, "staged": True}, "23 barriers a step, 22 at most"),
         ({"in_flight": 5}, "5 loads in flight, 8 asked for"),
     ],
     ids=[
@@ -82,6 +84,8 @@ GOOD = Compiled("sequence_forward", "lstm", 256, "tf32", "sm_90", "16x8x64", 64,
         "no-tensor-cores",
         "tensor-cores-in-ieee",
         "barriers",
+        "staged",
+        "staged-barriers",
         "loads-one-after-the-other",
     ],
 )

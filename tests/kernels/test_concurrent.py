@@ -16,8 +16,9 @@ from kernels import floors, gates, grid_barrier, sequence, step, tiling, wavefro
 from kernels.cells import GATES
 from kernels.function import sequence_layer, step_layer
 
-from .concurrent_interpreter import Hang, OutOfBounds, Race, concurrently
+from .concurrent_interpreter import concurrently
 from .stacks import Stack, hold
+from .watched_memory import Hang, OutOfBounds, Race
 
 pytestmark = [
     pytest.mark.skipif(
@@ -168,12 +169,12 @@ IN_THE_SEQUENCE = {
         [("hs_ptr + step * H, w", "hs_ptr, w"), ("hs_ptr + (step + B) * H", "hs_ptr")], Race,
     ),
     "slices-that-overlap": (
-        [("units = tl.program_id(0) * BLOCK_H", "units = tl.program_id(0) * (BLOCK_H - 1)")], Race,
+        [("units = slice * BLOCK_H", "units = slice * (BLOCK_H - 1)")], Race,
     ),
     "groups-that-share-a-counter": (
-        [("counter_ptr += tl.program_id(1) * COUNTER_STRIDE", "counter_ptr += 0")], Race,
+        [("counter_ptr += group * COUNTER_STRIDE", "counter_ptr += 0")], Race,
     ),
-    "rows-without-a-mask": ([("(rows[None, :, None] < B) & ", "")], OutOfBounds),
+    "rows-without-a-mask": ([("mask = (row < B) & (k < K)", "mask = (row >= 0) & (k < K)")], OutOfBounds),
 }  # fmt: skip
 
 

@@ -1,0 +1,526 @@
+"""PTX, the assembly that Triton hands to NVIDIA's assembler, as a Python function of one warp.
+
+    source = translate(ptx).source       # def run(w): a generator, see `emulated_gpu.Warp`
+
+A register is an array of 32, one element a lane. The 32 lanes of a warp go in step, so a branch
+that only some of them take cannot be followed: that raises Diverged when it happens. A generator
+gives control back before each access to global memory and at each barrier of the program.
+
+Only what Triton makes of this project's kernels is understood; anything else raises Unknown, with
+the line. Arithmetic is IEEE float32, a fused multiply-add rounds once; `ex2.approx` and `div.full`
+are exact here, a few units in the last place off on a GPU.
+
+Source: NVIDIA, "Parallel Thread Execution ISA", for every instruction and for the fragments of
+`mma`, `ldmatrix` and `stmatrix`.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+
+class Unknown(NotImplementedError):
+    """An instruction that the translator does not know."""
+
+
+KINDS = {"pred": "B", "b16": "U2", "b32": "U4", "b64": "U8"}  # what a register is at rest
+WIDTHS = {"B": 8, "U1": 8, "U2": 16, "U4": 32, "U8": 64, "I4": 32, "I8": 64, "F4": 32, "F4x2": 64}
+REGISTER = re.compile(r"%(?:p|rs|rd|r|f|fd)\d+")
+SPECIAL = re.compile(r"%(?:tid|ctaid|nctaid)\.[xyz]")
+
+
+@dataclass
+class Instruction:
+    """One line: `guard` is a predicate register or None, `opcode` its parts."""
+
+    text: str
+    guard: str | None
+    negated: bool
+    opcode: list[str]
+    operands: list[str]
+
+
+@dataclass
+class Program:
+    """A kernel: its name, parameters in order with their sizes in bytes, and the Python source."""
+
+    name: str
+    parameters: list[int] = field(default_factory=list)
+    constants: dict = field(default_factory=dict)
+    source: str = ""
+
+
+def split_operands(text):
+    """`{a, b}, [c], d` at the commas outside of brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "{[") - (letter in "}]")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts if part.strip()]
+
+
+def recast(expression, kind, to):
+    """The same bits as another kind; loads and stores may be narrower than their register."""
+    if kind == to:
+        return expression
+    if "F4x2" in (kind, to):  # two floats in 64 bits, computed with as 64 floats
+        return f"{expression}.view({to[:2]})"
+    if WIDTHS[kind] == WIDTHS[to]:
+        return f"{expression}.view({to})"
+    bits = f"{expression}.view(U{WIDTHS[kind] // 8}).astype(U{WIDTHS[to] // 8})"
+    return bits if to.startswith("U") else f"{bits}.view({to})"
+
+
+def parse(ptx):
+    """The kernel's name, its parameters' sizes, registers by prefix, and lines: labels and code."""
+    ptx = re.sub(r"//[^\n]*", "", ptx)
+    head, body = re.search(r"\.entry\s+(\w+)\s*\((.*?)\)[^{]*\{(.*)\n\}", ptx, re.DOTALL), None
+    name, parameters, body = head.groups()
+    sizes = [int(bits) // 8 for bits in re.findall(r"\.param\s+\.[a-z](\d+)", parameters)]
+    registers = {prefix: KINDS[kind] for kind, prefix in re.findall(r"\.reg \.(\w+)\s+(%\w+)<", body)}
+    lines = []
+    for line in re.split(r"[;\n]", body):
+        line = line.strip()
+        while match := re.match(r"(\$\w+):\s*", line):
+            lines.append(match.group(1))
+            line = line[match.end() :]
+        if not line or line.startswith((".loc", ".reg", ".pragma", ".section", ".file", "{", "}")):
+            continue
+        guard = re.match(r"@(!?)(%p\d+)\s+", line)
+        code = line[guard.end() :] if guard else line
+        opcode, _, operands = code.partition(" ") if " " in code else code.partition("\t")
+        opcode, operands = re.match(r"(\S+)\s*(.*)", code).groups()
+        lines.append(
+            Instruction(
+                line, guard and guard.group(2), bool(guard and guard.group(1)),
+                opcode.split("."), split_operands(operands),
+            )
+        )  # fmt: skip
+    return name, sizes, registers, lines
+
+
+class Translator:
+    """Writes the Python source of one kernel."""
+
+    def __init__(self, ptx):
+        name, sizes, self.kinds, self.lines = parse(ptx)
+        self.program = Program(name, sizes)
+        self.home = self._homes()
+        self.out = []
+
+    def _homes(self):
+        """Registers that hold floats, mostly, rest as floats: a view costs as much as a sum."""
+        votes = {}
+        for line in self.lines:
+            if isinstance(line, str):
+                continue
+            is_float = "f32" in line.opcode and line.opcode[0] not in ("mma", "setp", "cvt")
+            neutral = line.opcode[0] in ("mov", "ld", "st", "bra", "shfl", "selp", "mma", "cvt")
+            for register in REGISTER.findall(" ".join(line.operands)):
+                votes[register] = votes.get(register, 0) + (
+                    1 if is_float else 0 if neutral else -1
+                )
+        return {r: "F4" for r, vote in votes.items() if vote > 0 and self._rest(r) == "U4"}
+
+    def _rest(self, register):
+        return self.kinds[re.match(r"%[a-z]+", register).group()]
+
+    def kind_of(self, register):
+        return self.home.get(register) or self._rest(register)
+
+    def constant(self, value, kind):
+        """A name for a typed constant."""
+        bits = value % (1 << WIDTHS[kind])
+        name = f"{kind}_{bits:x}"
+        self.program.constants[name] = (kind, bits)
+        return name
+
+    def read(self, operand, kind):
+        """An expression for an operand as an array, or a scalar constant, of this kind."""
+        if REGISTER.fullmatch(operand):
+            return recast(operand[1:], self.kind_of(operand), kind)
+        if SPECIAL.fullmatch(operand):
+            return f"w.{operand[1:].replace('.', '_')}" + ("" if kind == "U4" else f".view({kind})")
+        if operand == "global_smem":
+            return self.constant(0, kind)
+        if operand.startswith("0f"):
+            return self.constant(int(operand[2:], 16), kind)
+        if re.fullmatch(r"-?(\d+|0x[0-9A-Fa-f]+)", operand):
+            return self.constant(int(operand, 0), kind)
+        raise Unknown(f"operand {operand!r}")
+
+    def emit(self, text):
+        self.out.append(text)
+
+    def write(self, instruction, register, expression, kind):
+        """Assign, under the guard if there is one."""
+        if register == "_":
+            return
+        name, at_rest = register[1:], self.kind_of(register)
+        if kind != at_rest:
+            expression = recast(f"({expression})", kind, at_rest)
+        if instruction.guard:
+            guard = self.guard(instruction)
+            expression = f"w.where({guard}, {expression}, {name})"
+        self.emit(f"{name} = {expression}")
+
+    def guard(self, instruction):
+        if not instruction.guard:
+            return "None"
+        return ("~" if instruction.negated else "") + instruction.guard[1:]
+
+    def address(self, operand, kind):
+        """`[%r1+8]`, `[ %rd2 + 0 ]`, `[global_smem+64]`."""
+        base, _, offset = operand.strip("[] ").replace(" ", "").partition("+")
+        if base == "global_smem":
+            return f"w.all({self.constant(int(offset or 0), kind)})"
+        where = self.read(base, kind)
+        return where if int(offset or 0) == 0 else f"{where} + {self.constant(int(offset), kind)}"
+
+    def translate(self):
+        blocks, labels = [[]], {}
+        for line in self.lines:
+            if isinstance(line, str):
+                if blocks[-1]:
+                    blocks.append([])
+                labels[line] = len(blocks) - 1
+            else:
+                blocks[-1].append(line)
+                if line.opcode[0] == "bra":
+                    blocks.append([])
+        source = ["def run(w):"]
+        # What nobody writes, and what a guarded instruction may leave as it was: anything.
+        for register in sorted(self.unwritten()):
+            source.append(f"    {register[1:]} = w.anything({self.kind_of(register)})")
+        source += ["    pc = 0", "    while True:"]
+        for number, block in enumerate(blocks):
+            source.append(f"        if pc == {number}:")
+            self.out = []
+            for line in block:
+                if line.opcode[0] == "bra":
+                    target = labels[line.operands[0]]
+                    if line.guard:
+                        self.emit(f"if w.uniform({self.guard(line)}):")
+                        self.emit(f"    pc = {target}")
+                        self.emit("    continue")
+                    else:
+                        self.emit(f"pc = {target}")
+                        self.emit("continue")
+                elif line.opcode[0] == "ret":
+                    self.emit("return")
+                else:
+                    self.instruction(line)
+            if not block or block[-1].opcode not in (["bra", "uni"], ["ret"]):
+                self.emit(f"pc = {number + 1}")
+            source += ["            " + text for text in self.out]
+        self.program.source = "\n".join(source) + "\n"
+        return self.program
+
+    def unwritten(self):
+        """Registers that are read and written nowhere, or under a guard."""
+        code = [line for line in self.lines if not isinstance(line, str)]
+        named = {r for i in code for r in REGISTER.findall(" ".join(i.operands))}
+        written = {
+            r for i in code if not i.guard and i.opcode[0] not in ("st", "bar", "bra", "red")
+            for r in REGISTER.findall(" ".join(i.operands[:1]))
+        }  # fmt: skip
+        return named - written | {
+            r for i in code if i.guard and i.opcode[0] not in ("st", "bar", "bra", "red", "cp")
+            for r in REGISTER.findall(" ".join(i.operands[:1]))
+        }  # fmt: skip
+
+    def instruction(self, i):
+        method = getattr(self, f"do_{i.opcode[0]}", None)
+        if method is None:
+            raise Unknown(i.text)
+        try:
+            method(i)
+        except (KeyError, IndexError, ValueError) as error:
+            raise Unknown(f"{i.text} ({error!r})") from error
+
+    # Arithmetic. The last part of the opcode is the type: "s32", "f32x2", "b64".
+
+    def typed(self, i):
+        """The kind that an instruction computes in and the operands after the first, as such."""
+        kind = {"s32": "I4", "s64": "I8", "f32": "F4", "f32x2": "F4x2"}.get(i.opcode[-1])
+        kind = kind or f"U{int(i.opcode[-1][1:]) // 8}"
+        return kind, [self.read(operand, kind) for operand in i.operands[1:]]
+
+    def infix(self, i, operator):
+        kind, (a, b) = self.typed(i)
+        self.write(i, i.operands[0], f"{a} {operator} {b}", kind)
+
+    def do_add(self, i, operator="+"):
+        if i.opcode[-1] == "bf16" and "f32" in i.opcode:  # the first operand is bfloat16
+            wide = f"w.widen({self.read(i.operands[1], 'U2')})"
+            other = self.read(i.operands[2], "F4")
+            self.write(i, i.operands[0], f"{wide} {operator} {other}", "F4")
+        else:
+            self.infix(i, operator)
+
+    def do_sub(self, i):
+        self.do_add(i, "-")
+
+    def do_mul(self, i):
+        if i.opcode[1] == "wide":
+            self.write(i, i.operands[0], self.wide(i), self.wide_kind(i))
+        else:
+            self.infix(i, "*")
+
+    def wide_kind(self, i):
+        return "I8" if i.opcode[-1] == "s32" else "U8"
+
+    def wide(self, i):
+        """The product in twice the bits."""
+        kind, narrow = self.wide_kind(i), "I4" if i.opcode[-1] == "s32" else "U4"
+        a, b = i.operands[1:3]
+        if not REGISTER.fullmatch(a):
+            a, b = b, a
+        a = f"{self.read(a, narrow)}.astype({kind})"
+        if REGISTER.fullmatch(b):
+            b = f"{self.read(b, narrow)}.astype({kind})"
+        else:
+            b = self.read(b, kind)
+        return f"{a} * {b}"
+
+    def do_mad(self, i):
+        if i.opcode[1] == "wide":
+            kind = self.wide_kind(i)
+            self.write(i, i.operands[0], f"{self.wide(i)} + {self.read(i.operands[3], kind)}", kind)
+        else:
+            kind, (a, b, c) = self.typed(i)
+            self.write(i, i.operands[0], f"{a} * {b} + {c}", kind)
+
+    def do_fma(self, i):
+        kind, (a, b, c) = self.typed(i)
+        self.write(i, i.operands[0], f"w.fma({a}, {b}, {c})", kind)
+
+    def do_div(self, i):
+        self.infix(i, "/")
+
+    def do_ex2(self, i):
+        kind, (a,) = self.typed(i)
+        self.write(i, i.operands[0], f"w.exp2({a})", kind)
+
+    def do_abs(self, i):
+        kind, (a,) = self.typed(i)
+        self.write(i, i.operands[0], f"abs({a})", kind)
+
+    def do_neg(self, i):
+        kind, (a,) = self.typed(i)
+        self.write(i, i.operands[0], f"-{a}", kind)
+
+    def do_max(self, i):
+        kind, (a, b) = self.typed(i)
+        self.write(i, i.operands[0], f"w.maximum({a}, {b})", kind)
+
+    def do_min(self, i):
+        kind, (a, b) = self.typed(i)
+        self.write(i, i.operands[0], f"w.minimum({a}, {b})", kind)
+
+    # Bits
+
+    def logic(self, i, operator):
+        if i.opcode[-1] == "pred":
+            a, b = (operand[1:] for operand in i.operands[1:])
+            self.write(i, i.operands[0], f"{a} {operator} {b}", "B")
+        else:
+            self.infix(i, operator)
+
+    def do_and(self, i):
+        self.logic(i, "&")
+
+    def do_or(self, i):
+        self.logic(i, "|")
+
+    def do_xor(self, i):
+        self.logic(i, "^")
+
+    def do_not(self, i):
+        kind = "B" if i.opcode[-1] == "pred" else self.typed(i)[0]
+        self.write(i, i.operands[0], f"~{self.read(i.operands[1], kind)}", kind)
+
+    def shift(self, i, operator):
+        kind, (a, _) = self.typed(i)
+        amount = i.operands[2]
+        if REGISTER.fullmatch(amount):
+            amount = f"{self.read(amount, 'U4')}.astype({kind})"
+        else:
+            amount = self.constant(int(amount, 0), kind)
+        self.write(i, i.operands[0], f"{a} {operator} {amount}", kind)
+
+    def do_shl(self, i):
+        self.shift(i, "<<")
+
+    def do_shr(self, i):
+        self.shift(i, ">>")
+
+    def do_bfe(self, i):
+        kind = "I4" if i.opcode[-1] == "s32" else "U4"
+        a, position, length = i.operands[1:]
+        up = 32 - int(position) - int(length)
+        down = 32 - int(length)
+        a = f"({self.read(a, 'U4')} << {self.constant(up, 'U4')}).view({kind})"
+        self.write(i, i.operands[0], f"{a} >> {self.constant(down, kind)}", kind)
+
+    # Choices
+
+    def do_setp(self, i):
+        operator = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+        _, (a, b) = self.typed(i)
+        self.write(i, i.operands[0], f"{a} {operator[i.opcode[1]]} {b}", "B")
+
+    def do_selp(self, i):
+        kind = {"f32": "F4", "b16": "U2", "b32": "U4", "b64": "U8"}[i.opcode[-1]]
+        a, b = (self.read(operand, kind) for operand in i.operands[1:3])
+        self.write(i, i.operands[0], f"w.where({i.operands[3][1:]}, {a}, {b})", kind)
+
+    # Moves and conversions
+
+    def do_mov(self, i):
+        to, what = i.operands
+        if what.startswith("{"):
+            halves = split_operands(what.strip("{}"))
+            kind, narrow = ("U4", "U2") if i.opcode[-1] == "b32" else ("U8", "U4")
+            low, high = (self.read(half, narrow) for half in halves)
+            self.write(i, to, f"w.pack({low}, {high}, {kind})", kind)
+        elif to.startswith("{"):
+            kind, narrow = ("U4", "U2") if i.opcode[-1] == "b32" else ("U8", "U4")
+            for place, half in enumerate(split_operands(to.strip("{}"))):
+                self.write(i, half, f"{self.read(what, kind)}.view({narrow})[{place}::2]", narrow)
+        else:
+            kind = "B" if i.opcode[-1] == "pred" else f"U{int(i.opcode[-1][1:]) // 8}"
+            value = self.read(what, kind)
+            self.write(i, to, value if REGISTER.fullmatch(what) else f"w.all({value})", kind)
+
+    def do_cvt(self, i):
+        to, *given = i.operands
+        match i.opcode[1:]:
+            case ["u64", "u32"]:
+                self.write(i, to, f"{self.read(given[0], 'U4')}.astype(U8)", "U8")
+            case ["s64", "s32"]:
+                self.write(i, to, f"{self.read(given[0], 'I4')}.astype(I8)", "I8")
+            case ["u32", "u64"]:
+                self.write(i, to, f"{self.read(given[0], 'U8')}.astype(U4)", "U4")
+            case ["f32", "bf16"]:
+                self.write(i, to, f"w.widen({self.read(given[0], 'U2')})", "F4")
+            case ["rn", "bf16", "f32"]:
+                self.write(i, to, f"w.narrow({self.read(given[0], 'F4')}).astype(U2)", "U2")
+            case ["rn", "bf16x2", "f32"]:  # the first operand becomes the upper half
+                high, low = (f"w.narrow({self.read(operand, 'F4')})" for operand in given)
+                self.write(i, to, f"({high} << {self.constant(16, 'U4')}) | {low}", "U4")
+            case _:
+                raise Unknown(i.text)
+
+    def do_shfl(self, i):
+        if i.opcode[2] != "bfly":
+            raise Unknown(i.text)
+        a, mask = self.read(i.operands[1], "U4"), int(i.operands[2])
+        self.write(i, i.operands[0], f"{a}[w.lanes ^ {mask}]", "U4")
+
+    # Memory
+
+    def shape_of(self, i):
+        """How many registers and of which kind: `v4.b32`."""
+        count = next((int(part[1:]) for part in i.opcode if re.fullmatch(r"v\d", part)), 1)
+        return count, f"U{int(i.opcode[-1][1:]) // 8}"
+
+    def do_ld(self, i):
+        if i.opcode[1] == "param":
+            number = int(re.search(r"_param_(\d+)", i.operands[1]).group(1))
+            kind = f"U{int(i.opcode[-1][1:]) // 8}"
+            self.write(i, i.operands[0], f"w.parameter({number}, {kind})", kind)
+            return
+        count, kind = self.shape_of(i)
+        space = i.opcode[1].partition(":")[0]
+        guard = self.guard(i)
+        where = self.address(i.operands[1], "U8" if space == "global" else "U4")
+        if "acquire" in i.opcode:
+            self.emit(f"while w.nothing_new({where}, {guard}):")
+            self.emit("    yield ASLEEP")
+        if space == "global":
+            self.emit("yield RUNNING")
+        order = ", acquire=True" if "acquire" in i.opcode else ""
+        self.emit(f"t = w.load_{space}({where}, {kind}, {count}, {guard}{order})")
+        for place, register in enumerate(split_operands(i.operands[0].strip("{} "))):
+            self.write(i, register, f"t[{place}]", kind)
+
+    def do_st(self, i):
+        count, kind = self.shape_of(i)
+        space = i.opcode[1].partition(":")[0]
+        where = self.address(i.operands[0], "U8" if space == "global" else "U4")
+        values = ", ".join(
+            self.read(operand, kind) for operand in split_operands(i.operands[1].strip("{} "))
+        )
+        if space == "global":
+            self.emit("yield RUNNING")
+        self.emit(f"w.store_{space}({where}, {kind}, ({values},), {self.guard(i)})")
+
+    def do_atom(self, i):
+        """`atom.global.gpu.release.add.u32 to, [where], what`."""
+        to, where, what = i.operands
+        self.add_to_counter(i, where, what)
+        self.write(i, to, "t", "U4")
+
+    def do_red(self, i):
+        self.add_to_counter(i, *i.operands)
+
+    def add_to_counter(self, i, where, what):
+        order = next(part for part in i.opcode if part in ("release", "acquire", "acq_rel", "relaxed"))
+        if "add" not in i.opcode:
+            raise Unknown(i.text)
+        self.emit("yield RUNNING")
+        value = self.read(what, "U4")
+        self.emit(f"t = w.add({self.address(where, 'U8')}, {value}, {self.guard(i)}, {order!r})")
+
+    def do_cp(self, i):
+        """`cp.async.cg.shared.global [to], [from], 16, bytes`, commit_group, wait_group."""
+        if i.opcode[2] == "commit_group":
+            self.emit("w.commit()")
+        elif i.opcode[2] == "wait_group":
+            self.emit(f"w.wait_group({int(i.operands[0])})")
+        else:
+            to, source = self.address(i.operands[0], "U4"), self.address(i.operands[1], "U8")
+            if int(i.operands[2], 0) != 16:
+                raise Unknown(i.text)
+            size = self.read(i.operands[3], "U4") if len(i.operands) > 3 else "w.all(U4(16))"
+            self.emit("yield RUNNING")
+            self.emit(f"w.copy({to}, {source}, {size}, {self.guard(i)})")
+
+    def do_bar(self, i):
+        if i.opcode[1] == "sync" and i.operands == ["0"]:
+            self.emit("yield BARRIER")
+        elif i.opcode[1] != "warp":  # the lanes of a warp go in step
+            raise Unknown(i.text)
+
+    def do_ldmatrix(self, i):
+        registers = split_operands(i.operands[0].strip("{} "))
+        turned = "trans" in i.opcode
+        where = self.address(i.operands[1], "U4")
+        self.emit(f"t = w.load_matrices({where}, {len(registers)}, {turned})")
+        for place, register in enumerate(registers):
+            self.write(i, register, f"t[{place}]", "U4")
+
+    def do_stmatrix(self, i):
+        registers = split_operands(i.operands[1].strip("{} "))
+        values = ", ".join(self.read(register, "U4") for register in registers)
+        where = self.address(i.operands[0], "U4")
+        self.emit(f"w.store_matrices({where}, ({values},), {'trans' in i.opcode})")
+
+    def do_mma(self, i):
+        """`mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 d, a, b, c`."""
+        kind = i.opcode[i.opcode.index("col") + 2]
+        d, a, b, c = (split_operands(operand.strip("{} ")) for operand in i.operands)
+        a, b = ([self.read(register, "U4") for register in part] for part in (a, b))
+        c = [self.read(register, "F4") for register in c]
+        parts = ", ".join(f"({', '.join(part)},)" for part in (a, b, c))
+        self.emit(f"t = w.multiply_{kind}({parts})")
+        for place, register in enumerate(d):
+            self.write(i, register, f"t[{place}]", "F4")
+
+
+def translate(ptx):
+    """A Program with the Python source of the kernel in this PTX."""
+    return Translator(ptx).translate()

@@ -1,0 +1,142 @@
+"""Memory that several programs of a launch share, and an eye on who touches what when.
+
+Vector clocks, element by element. Raised is
+
+    Race           a program reads or overwrites what another wrote (or reads) in the same launch,
+                   and nothing orders the two
+    OutOfBounds    an access outside of every buffer that the launch was given
+
+What orders accesses of different programs is what orders them on a GPU: an atomic add with release
+order publishes what its program did before its last barrier among its own threads, an atomic look
+with acquire order takes over what the counter has been told, in effect from the next such barrier
+on. The barriers count because a program is many threads and one of them adds and looks for all.
+
+Source: Lamport, "Time, clocks, and the ordering of events in a distributed system", CACM 21(7),
+1978; Flanagan and Freund, "FastTrack: efficient and precise dynamic race detection", PLDI 2009;
+the memory consistency model of the PTX ISA for what release, acquire and barriers give.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+class Race(AssertionError):
+    """Two accesses, one of them a write, that nothing puts in an order."""
+
+
+class Hang(AssertionError):
+    """Everybody who is left waits."""
+
+
+class OutOfBounds(AssertionError):
+    """An access outside of what the launch was given."""
+
+
+@dataclass
+class Buffer:
+    """One storage of the launch, and who touched its elements when, by the programs' own clocks."""
+
+    name: str
+    start: int
+    itemsize: int
+    writer: np.ndarray  # (elements,), -1: nobody in this launch
+    written: np.ndarray  # (elements,), the writer's clock
+    read: np.ndarray  # (programs, elements), each reader's clock
+
+
+class Memory:
+    """Vector clocks of the programs and counters of a launch, and its buffers.
+
+    programs   their names
+    tensors    name -> tensor; those that share a storage are one buffer
+    """
+
+    def __init__(self, programs, tensors):
+        self.names = programs
+        count = len(programs)
+        self.clocks = np.eye(count, dtype=np.int64)  # row p: how far p knows each program to be
+        self.published = np.zeros((count, count), dtype=np.int64)  # as of p's last barrier
+        self.heard = np.zeros((count, count), dtype=np.int64)  # in effect from p's next barrier on
+        self.counters = {}  # address -> what has been released there
+        storages = {}
+        for name, tensor in tensors.items():
+            storage = tensor.untyped_storage()
+            names, _, _ = storages.get(storage.data_ptr(), ([], 0, 0))
+            storages[storage.data_ptr()] = ([*names, name], storage.nbytes(), tensor.itemsize)
+        self.buffers = [
+            Buffer(
+                " = ".join(names), start, itemsize,
+                np.full(size // itemsize, -1), np.zeros(size // itemsize, dtype=np.int64),
+                np.zeros((count, size // itemsize), dtype=np.int64),
+            )
+            for start, (names, size, itemsize) in storages.items()
+        ]  # fmt: skip
+
+    def find(self, program, addresses, what, size=None):
+        """The buffer that all addresses lie in, and their elements.
+
+        `size` is the bytes at each address, one element if it is not given.
+        """
+        first = int(addresses[0])
+        for buffer in self.buffers:
+            end = buffer.start + len(buffer.writer) * buffer.itemsize
+            if not buffer.start <= first < end:
+                continue
+            at = (addresses.astype(np.int64) - buffer.start) // buffer.itemsize
+            if size is not None and size > buffer.itemsize:
+                at = (at[:, None] + np.arange(size // buffer.itemsize)).ravel()
+            outside = (at < 0) | (at >= len(buffer.writer))
+            if outside.any():
+                raise OutOfBounds(
+                    f"{self.names[program]} {what} {outside.sum()} elements outside of "
+                    f"{buffer.name}, element {at[outside].min()} for one"
+                )
+            return buffer, at
+        raise OutOfBounds(f"{self.names[program]} {what} an address in none of the buffers")
+
+    def _check(self, program, buffer, at, clocks, other, what):
+        """Raises Race if `other`'s accesses at `clocks` are not known to be over."""
+        unordered = clocks > self.clocks[program, other]
+        if unordered.any():
+            raise Race(
+                f"{self.names[program]} {what} element {at[unordered][0]} of {buffer.name}, "
+                f"which nothing orders after what {self.names[other]} does to it"
+            )
+
+    def load(self, program, addresses, size=None):
+        buffer, at = self.find(program, addresses, "reads", size)
+        writers = buffer.writer[at]
+        for other in set(writers.tolist()) - {-1, program}:
+            by = at[writers == other]
+            self._check(program, buffer, by, buffer.written[by], other, "reads")
+        buffer.read[program, at] = self.clocks[program, program]
+
+    def store(self, program, addresses, size=None):
+        buffer, at = self.find(program, addresses, "writes", size)
+        clocks = buffer.read[:, at]
+        late = (clocks > self.clocks[program][:, None]).any(axis=1)
+        for other in np.flatnonzero(late):
+            if other != program:
+                self._check(program, buffer, at, clocks[other], other, "overwrites")
+        writers = buffer.writer[at]
+        for other in set(writers.tolist()) - {-1, program}:
+            by = at[writers == other]
+            self._check(program, buffer, by, buffer.written[by], other, "overwrites")
+        buffer.writer[at] = program
+        buffer.written[at] = self.clocks[program, program]
+
+    def barrier(self, program):
+        """Among the threads of one program."""
+        np.maximum(self.clocks[program], self.heard[program], out=self.clocks[program])
+        self.published[program] = self.clocks[program]
+        self.clocks[program, program] += 1
+
+    def atomic(self, program, address, order):
+        """An addition to a counter, or a look at it; order is "acquire", "release" or both."""
+        self.find(program, np.array([address]), "adds to")
+        counter = self.counters.setdefault(address, np.zeros_like(self.heard[program]))
+        if "acquire" in order:
+            np.maximum(self.heard[program], counter, out=self.heard[program])
+        if "release" in order:
+            np.maximum(counter, self.published[program], out=counter)
