@@ -56,8 +56,8 @@ TARGETS = {
 TRITON_TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 MOST_BARRIERS = {"sequence": 6, "wavefront": 10}
 """In one step, where rows come as tensor cores want them."""
-MOST_BARRIERS_STAGED = {"sequence": 22, "wavefront": 34}
-"""Where they pass through shared memory, with two barriers a piece: an RNN's backward pass most."""
+MOST_BARRIERS_STAGED = {"sequence": 22, "wavefront": 42}
+"""Where they pass through shared memory, with two barriers a piece."""
 
 FLOAT32_BUFFERS = ("cs_ptr", "dh_ptr", "dc_ptr")
 COUNTER_BUFFERS = ("counter_ptr",)
@@ -266,8 +266,8 @@ def loops_over_time(kernel: str) -> bool:
 def expected_in_flight(options: dict[str, Any], dtype: torch.dtype) -> int:
     """Vectors of 16 bytes that a thread loads of the pieces asked for at a time."""
     inner = options["H"] * (1 if "SAVE" in options else options["G"])  # forward, backward
-    pieces = min(options["AHEAD"], -(-inner // (options["WARPS"] * options["BLOCK_K"])))
-    return pieces * options["BLOCK_B"] * options["BLOCK_K"] * dtype.itemsize // (32 * 16)
+    ahead = min(inner, options["AHEAD"] * options["SHARES"] * options["BLOCK_K"])
+    return options["BLOCK_B"] * ahead * dtype.itemsize // (128 * 16)
 
 
 def has_product(kernel: str) -> bool:

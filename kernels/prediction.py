@@ -4,7 +4,7 @@ A step is a chain, one part after the other:
 
     barrier     everybody arrives, everybody sees it
     exchange    the rows of h (or dgates) come from L2: a latency, then bytes
-    product     those rows and the weights pass through shared memory; arithmetic may take longer
+    product     what it needs passes through shared memory; arithmetic may take longer
     rest        the warps' sums meet, gates, the write of the new slice
 
 The figures below are assumptions, by others or from data sheets; none was measured by this
@@ -33,9 +33,17 @@ def microseconds_a_step(tile: Tile, H: int, G: int, dtype: torch.dtype, input_pr
     k = G * H if backward else H
     columns = tile.block_h if backward else (1 if G == 1 else 4) * tile.block_h
     exchanged = tile.block_b * k * dtype.itemsize
-    weights = k * columns * dtype.itemsize
-    through_shared = (2 * exchanged + weights) / SHARED_BYTES  # rows are written, then read
-    if uses_tensor_cores(dtype, input_precision):
+    on_tensor_cores = uses_tensor_cores(dtype, input_precision)
+    # Plain multiply-adds read both numbers from shared memory, and use each as often as a thread
+    # has columns or rows: four times, or two where there is not enough for all threads.
+    uses = 4 if tile.block_b * columns * tile.shares >= 16 * 128 else 2
+    plain = tile.block_b * k * columns * 2 * dtype.itemsize / uses
+    through_shared = k * columns * dtype.itemsize if on_tensor_cores else plain
+    through_shared += exchanged if tile.staged else 0
+    if tile.staged and on_tensor_cores:
+        through_shared += exchanged  # written, then read
+    through_shared /= SHARED_BYTES
+    if on_tensor_cores:
         depth = 8 if dtype.itemsize == 4 else 16
         instructions = (k / tile.num_warps / depth) * (tile.block_b / 16) * (columns / 8)
         arithmetic = instructions * TENSOR_CORE_CYCLES

@@ -43,78 +43,86 @@ COUNTER_STRIDE = tl.constexpr(STRIDE)
 
 
 @triton.constexpr_function
-def vector(dtype: Any, block_k: int) -> int:
-    """Neighbours along K that a thread loads at once: 16 bytes, or what a short piece gives it."""
-    return min(16 // (dtype.primitive_bitwidth // 8), block_k // 4)
-
-
-@triton.jit
-def to_fragments(tile, BLOCKS: tl.constexpr, ROWS: tl.constexpr, WARPS: tl.constexpr,
-                 VECTOR: tl.constexpr, PAIR: tl.constexpr):  # fmt: skip
-    """A tile of `load_exchanged`, as it was loaded, as (WARPS, rows, K): no data moves.
-
-    A thread has loaded VECTOR neighbours along K of one row; the product wants each thread to have
-    elements 4·PAIR apart. Which is which does not matter as long as the weights agree
-    (`kept_weights`), so K is renumbered and every thread keeps what it has.
-    """
-    tile = tl.reshape(tile, (BLOCKS, ROWS // 8, WARPS, 8, 4, VECTOR // PAIR, PAIR))
-    return tl.reshape(
-        tl.permute(tile, (2, 1, 3, 0, 5, 4, 6)), (WARPS, ROWS, BLOCKS * 4 * VECTOR)
-    )
+def elements(pointer: Any, size: int) -> int:
+    """How many elements of what `pointer` points to are `size` bytes."""
+    return 8 * size // pointer.dtype.element_ty.primitive_bitwidth
 
 
 @triton.jit
 def load_exchanged(pointer, group, start, B, K: tl.constexpr, BLOCK_B: tl.constexpr,
-                   BLOCK_K: tl.constexpr, WARPS: tl.constexpr, VECTOR: tl.constexpr,
-                   PAIR: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr):  # fmt: skip
+                   BLOCK_K: tl.constexpr, SHARES: tl.constexpr, UPCAST: tl.constexpr,
+                   COMPUTE: tl.constexpr, STAGED: tl.constexpr):  # fmt: skip
     """A group's rows, K from `start`, as other programs wrote them: past L1, from L2.
 
-    (WARPS, BLOCK_B, BLOCK_K), each warp's share of K with K as in `to_fragments`. The tile that is
-    loaded has two dimensions, so that Triton can only lay it out in one way: four lanes side by
-    side, eight rows, then warps.
+    (SHARES, BLOCK_B, BLOCK_K), each warp's share of K. Staged, they go through shared memory to the
+    product. For tensor cores they need not: a thread loads VECTOR neighbours along K of one row,
+    and the product wants each thread to have elements 4·PAIR apart. Which is which does not matter
+    as long as the weights agree (`kept_weights`), so K is renumbered and every thread keeps what it
+    has. The tile that is loaded then has two dimensions, so that Triton can lay it out in one way
+    only: four lanes side by side, eight rows, then warps.
     """
-    at = tl.arange(0, BLOCK_K // (4 * VECTOR) * BLOCK_B * WARPS)[:, None]
-    row = group * BLOCK_B + at // (8 * WARPS) % (BLOCK_B // 8) * 8 + at % 8
-    warp = at // 8 % WARPS
-    block = at // (WARPS * BLOCK_B)
-    k = start + warp * BLOCK_K + block * (4 * VECTOR) + tl.arange(0, 4 * VECTOR)[None, :]
-    mask = (row < B) & (k < K)
-    tile = tl.load(pointer + row * K + k, mask=mask, other=0.0, cache_modifier=".cg")
-    tile = to_fragments(tile, BLOCK_K // (4 * VECTOR), BLOCK_B, WARPS, VECTOR, PAIR)
+    if STAGED:
+        row = group * BLOCK_B + tl.arange(0, BLOCK_B)[None, :, None]
+        k = start + tl.arange(0, SHARES)[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
+        k = k[:, None, :]
+        mask = (row < B) & (k < K)
+        tile = tl.load(pointer + row * K + k, mask=mask, other=0.0, cache_modifier=".cg")
+    else:
+        PAIR: tl.constexpr = elements(pointer, 4)
+        VECTOR: tl.constexpr = elements(pointer, 16)
+        BLOCKS: tl.constexpr = BLOCK_K // (4 * VECTOR)
+        at = tl.arange(0, BLOCKS * BLOCK_B * SHARES)[:, None]
+        row = group * BLOCK_B + at // (8 * SHARES) % (BLOCK_B // 8) * 8 + at % 8
+        block = at // (SHARES * BLOCK_B) * (4 * VECTOR)
+        k = start + at // 8 % SHARES * BLOCK_K + block + tl.arange(0, 4 * VECTOR)[None, :]
+        mask = (row < B) & (k < K)
+        tile = tl.load(pointer + row * K + k, mask=mask, other=0.0, cache_modifier=".cg")
+        tile = tl.reshape(tile, (BLOCKS, BLOCK_B // 8, SHARES, 8, 4, VECTOR // PAIR, PAIR))
+        tile = tl.reshape(tl.permute(tile, (2, 1, 3, 0, 5, 4, 6)), (SHARES, BLOCK_B, BLOCK_K))
     return tile.to(COMPUTE) if UPCAST else tile
 
 
 @triton.jit
 def kept_weights(weight_ptr, slice, BACKWARD: tl.constexpr, H: tl.constexpr, G: tl.constexpr,
-                 BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
-                 UPCAST: tl.constexpr, COMPUTE: tl.constexpr):  # fmt: skip
-    """This slice's rows (forward) or columns (backward) of W_hh as (WARPS, BLOCK_K, COLUMNS) tiles.
+                 BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
+                 UPCAST: tl.constexpr, COMPUTE: tl.constexpr, STAGED: tl.constexpr):  # fmt: skip
+    """This slice's rows of W_hh (backward its columns) as (SHARES, BLOCK_K, COLUMNS) tiles.
 
     Forward all gates stand in one matrix so that one product makes them: column u·P + g is gate g
     of unit u, with P the gates rounded up to a power of two; K is H. Backward a column is a unit
-    and K is G·H. K is renumbered as in `load_exchanged`.
+    and K is G·H. K is numbered as in `load_exchanged`.
+
+    The tiles are loaded in one dimension, and what is innermost there Triton makes innermost in
+    shared memory, too: K for tensor cores, whose operands run along it, else columns, of which
+    plain multiply-adds take a few side by side. The other way round most fetches would wait for
+    others that want the same bank.
     """
     P: tl.constexpr = 1 if BACKWARD or G == 1 else 4
     COLUMNS: tl.constexpr = BLOCK_H * P
     K: tl.constexpr = G * H if BACKWARD else H
-    PAIR: tl.constexpr = 2 if weight_ptr.dtype.element_ty.primitive_bitwidth == 16 else 1
-    VECTOR: tl.constexpr = vector(weight_ptr.dtype.element_ty, BLOCK_K)
-    # Loaded in one dimension, K innermost, so that Triton puts K innermost in shared memory, too.
-    # Tensor cores' operands run along K: across it, four fetches would want the same bank.
-    at = tl.arange(0, WARPS * COLUMNS * BLOCK_K)
-    column = at // BLOCK_K % COLUMNS
+    PAIR: tl.constexpr = elements(weight_ptr, 4)
+    VECTOR: tl.constexpr = elements(weight_ptr, 16)
+    at = tl.arange(0, SHARES * COLUMNS * BLOCK_K)
+    column = at % COLUMNS if STAGED else at // BLOCK_K % COLUMNS
     gate = column % P
     unit = slice * BLOCK_H + column // P
     tiles = ()
-    for start in tl.static_range(0, K, WARPS * BLOCK_K):
-        k = start + at // (BLOCK_K * COLUMNS) * BLOCK_K + at % BLOCK_K
+    for start in tl.static_range(0, K, SHARES * BLOCK_K):
+        k = start + at // (BLOCK_K * COLUMNS) * BLOCK_K
+        k += at // COLUMNS % BLOCK_K if STAGED else at % BLOCK_K
         where = k * H + unit if BACKWARD else (gate * H + unit) * H + k
+        # One element at a time: vectors would stand before columns in the order that Triton infers.
+        where = tl.max_contiguous(where, [1])
         tile = tl.load(weight_ptr + where, mask=(k < K) & (unit < H) & (gate < G), other=0.0)
-        tile = tl.permute(tl.reshape(tile, (WARPS, COLUMNS, BLOCK_K)), (0, 2, 1))
-        blocks = tl.reshape(
-            tile, (WARPS, BLOCK_K // (4 * VECTOR), 4, VECTOR // PAIR, PAIR, COLUMNS)
-        )
-        tile = tl.reshape(tl.permute(blocks, (0, 1, 3, 2, 4, 5)), (WARPS, BLOCK_K, COLUMNS))
+        if STAGED:
+            tile = tl.reshape(tile, (SHARES, BLOCK_K, COLUMNS))
+        else:
+            tile = tl.permute(tl.reshape(tile, (SHARES, COLUMNS, BLOCK_K)), (0, 2, 1))
+            tile = tl.reshape(
+                tile, (SHARES, BLOCK_K // (4 * VECTOR), 4, VECTOR // PAIR, PAIR, COLUMNS)
+            )
+            tile = tl.permute(tile, (0, 1, 3, 2, 4, 5))
+            tile = tl.reshape(tile, (SHARES, BLOCK_K, COLUMNS))
         tiles = tiles + (tile.to(COMPUTE) if UPCAST else tile,)  # noqa: RUF005
     return tiles
 
@@ -141,45 +149,47 @@ def under_way(tile, PTX: tl.constexpr):
 
 
 @triton.jit
-def add_shares(shares, WARPS: tl.constexpr, BLOCK_B: tl.constexpr, COLUMNS: tl.constexpr):
-    """The warps' sums (WARPS, BLOCK_B, COLUMNS) added up, neighbours first: (BLOCK_B, COLUMNS).
+def add_shares(shares, SHARES: tl.constexpr, BLOCK_B: tl.constexpr, COLUMNS: tl.constexpr):
+    """The shares' sums (SHARES, BLOCK_B, COLUMNS) added up, in a fixed order: (BLOCK_B, COLUMNS).
 
-    `tl.sum` over warps takes a dozen barriers to move a tile as small as this. `tl.split` wants
-    what it takes apart in one thread, so everything changes hands once and is added there.
+    Lanes of a warp that have shares of their own add theirs among themselves. What the four warps
+    have then changes hands once and is added by one thread: `tl.split` wants what it takes apart
+    in one. `tl.sum` over warps takes a dozen barriers to move a tile as small as this.
     """
+    if SHARES > 4:
+        lanes = tl.reshape(shares, (4, SHARES // 4, BLOCK_B, COLUMNS))
+        shares = tl.sum(lanes, axis=1)
     apart = tl.permute(shares, (1, 2, 0))
-    if WARPS == 4:
-        even, odd = tl.split(tl.reshape(apart, (BLOCK_B, COLUMNS, 2, 2)))
-        apart = even + odd
-    else:
-        tl.static_assert(WARPS == 2, "a program has two or four warps")
-    first, second = tl.split(apart)
+    even, odd = tl.split(tl.reshape(apart, (BLOCK_B, COLUMNS, 2, 2)))
+    first, second = tl.split(even + odd)
     return first + second
 
 
 @triton.jit
 def product_with_exchanged(pointer, weights, group, B, K: tl.constexpr, BLOCK_B: tl.constexpr,
-                           COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
+                           COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
                            PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
-                           AHEAD: tl.constexpr, PTX: tl.constexpr):  # fmt: skip
+                           AHEAD: tl.constexpr, PTX: tl.constexpr,
+                           STAGED: tl.constexpr):  # fmt: skip
     """(rows, K) as other programs wrote it, times the kept weights: (BLOCK_B, COLUMNS).
 
     The result is small, 16 × 32 say, and K long, so the warps divide K among them (the first
     dimension) instead of the result, and their sums are added at the end. One accumulator would
     also chain a warp's tensor-core instructions, each waiting for the one before; four take turns.
+    (A thread that multiplies and adds by itself has 16 sums, enough to have no need to wait.)
     AHEAD pieces of the rows are asked for at a time. All sums have a fixed order.
     """
-    PAIR: tl.constexpr = 2 if pointer.dtype.element_ty.primitive_bitwidth == 16 else 1
-    VECTOR: tl.constexpr = vector(pointer.dtype.element_ty, BLOCK_K)
-    CHUNKS: tl.constexpr = (K + WARPS * BLOCK_K - 1) // (WARPS * BLOCK_K)
+    TURNS: tl.constexpr = 1 if PRECISION == "ieee" and elements(pointer, 4) == 1 else 4
+    DEPTH: tl.constexpr = SHARES * BLOCK_K
+    CHUNKS: tl.constexpr = (K + DEPTH - 1) // DEPTH
     pieces = ()
     for chunk in tl.static_range(min(AHEAD, CHUNKS)):
         piece = load_exchanged(
-            pointer, group, chunk * (WARPS * BLOCK_K), B, K, BLOCK_B, BLOCK_K, WARPS, VECTOR, PAIR,
-            UPCAST, COMPUTE,
+            pointer, group, chunk * DEPTH, B, K, BLOCK_B, BLOCK_K, SHARES,
+            UPCAST, COMPUTE, STAGED,
         )  # fmt: skip
         pieces = pieces + (piece,)  # noqa: RUF005
-    a0 = tl.zeros((WARPS, BLOCK_B, COLUMNS), dtype=COMPUTE)
+    a0 = tl.zeros((SHARES, BLOCK_B, COLUMNS), dtype=COMPUTE)
     a1 = a0
     a2 = a0
     a3 = a0
@@ -187,25 +197,27 @@ def product_with_exchanged(pointer, weights, group, B, K: tl.constexpr, BLOCK_B:
         whole = under_way(pieces[chunk], PTX)
         if chunk + AHEAD < CHUNKS:
             piece = load_exchanged(
-                pointer, group, (chunk + AHEAD) * (WARPS * BLOCK_K), B, K, BLOCK_B, BLOCK_K, WARPS,
-                VECTOR, PAIR, UPCAST, COMPUTE,
+                pointer, group, (chunk + AHEAD) * DEPTH, B, K, BLOCK_B, BLOCK_K, SHARES,
+                UPCAST, COMPUTE, STAGED,
             )  # fmt: skip
             pieces = pieces + (piece,)  # noqa: RUF005
         w = weights[chunk]
-        if chunk % 4 == 0:
+        if chunk % TURNS == 0:
             a0 = tl.dot(whole, w, a0, input_precision=PRECISION, out_dtype=COMPUTE)
-        elif chunk % 4 == 1:
+        elif chunk % TURNS == 1:
             a1 = tl.dot(whole, w, a1, input_precision=PRECISION, out_dtype=COMPUTE)
-        elif chunk % 4 == 2:
+        elif chunk % TURNS == 2:
             a2 = tl.dot(whole, w, a2, input_precision=PRECISION, out_dtype=COMPUTE)
         else:
             a3 = tl.dot(whole, w, a3, input_precision=PRECISION, out_dtype=COMPUTE)
-    return add_shares((a0 + a1) + (a2 + a3), WARPS, BLOCK_B, COLUMNS)
+    if TURNS == 4:
+        a0 = (a0 + a1) + (a2 + a3)
+    return add_shares(a0, SHARES, BLOCK_B, COLUMNS)
 
 
 @triton.jit
 def apart(product, P: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr):
-    """Undo the interleaving of `forward_weights`: four tiles (BLOCK_B, BLOCK_H), one a gate."""
+    """Undo the interleaving of `kept_weights`: four tiles (BLOCK_B, BLOCK_H), one a gate."""
     if P == 4:
         even, odd = tl.split(tl.reshape(product, (BLOCK_B, BLOCK_H, 2, 2)))
         p0, p2 = tl.split(even)
@@ -220,9 +232,9 @@ def apart(product, P: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr
 def sequence_forward_kernel(
     gates_x_ptr, weight_ptr, bias_ptr, hs_ptr, cs_ptr, saved_ptr, counter_ptr, T, B,
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr, SAVE: tl.constexpr,
-    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
-    AHEAD: tl.constexpr, PTX: tl.constexpr,
+    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr,
 ):  # fmt: skip
     """All T steps of one slice of units and one group of rows."""
     slice = tl.program_id(0)
@@ -234,7 +246,9 @@ def sequence_forward_kernel(
     counter_ptr += group * COUNTER_STRIDE
 
     P: tl.constexpr = 1 if G == 1 else 4
-    w = kept_weights(weight_ptr, slice, False, H, G, BLOCK_H, BLOCK_K, WARPS, UPCAST, COMPUTE)
+    w = kept_weights(
+        weight_ptr, slice, False, H, G, BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED
+    )
     b0, b1, b2, b3 = load_biases(bias_ptr, units, G, H, COMPUTE)
     h = load_tile(hs_ptr, rows, units, H, inside, COMPUTE)
     c = h
@@ -249,8 +263,8 @@ def sequence_forward_kernel(
         )
         wait(counter_ptr, t * slices)
         product = product_with_exchanged(
-            hs_ptr + step * H, w, group, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, WARPS,
-            PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
+            hs_ptr + step * H, w, group, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, SHARES,
+            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED,
         )  # fmt: skip
         p0, p1, p2, p3 = apart(product, P, BLOCK_B, BLOCK_H)
         h, c, s0, s1, s2, s3 = cell_forward(
@@ -270,9 +284,9 @@ def sequence_backward_kernel(
     grad_y_ptr, weight_ptr, hs_ptr, cs_ptr, saved_ptr, dgates_x_ptr, dgates_p_ptr,
     dh_ptr, dc_ptr, counter_ptr, T, B,
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
-    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
-    AHEAD: tl.constexpr, PTX: tl.constexpr,
+    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr,
 ):  # fmt: skip
     """All T steps backward. dh and dc hold the final state's gradient, then the initial one's."""
     slice = tl.program_id(0)
@@ -283,7 +297,9 @@ def sequence_backward_kernel(
     slices = tl.num_programs(0)
     counter_ptr += group * COUNTER_STRIDE
 
-    w = kept_weights(weight_ptr, slice, True, H, G, BLOCK_H, BLOCK_K, WARPS, UPCAST, COMPUTE)
+    w = kept_weights(
+        weight_ptr, slice, True, H, G, BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED
+    )
     dh = load_tile(dh_ptr, rows, units, H, inside, COMPUTE)
     dc = dh
     if CELL == "lstm":
@@ -315,8 +331,8 @@ def sequence_backward_kernel(
         )
         wait(counter_ptr, (past + 1) * slices)
         dh = direct + product_with_exchanged(
-            dgates_p_ptr + step * (G * H), w, group, B, G * H, BLOCK_B, BLOCK_H, BLOCK_K, WARPS,
-            PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
+            dgates_p_ptr + step * (G * H), w, group, B, G * H, BLOCK_B, BLOCK_H, BLOCK_K, SHARES,
+            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED,
         )  # fmt: skip
 
     store_tile(dh_ptr, rows, units, H, inside, dh)
@@ -380,7 +396,8 @@ def launch_options(cell: str, H: int, dtype: torch.dtype, tile: tiling.Tile,
                    input_precision: str) -> dict[str, Any]:  # fmt: skip
     """Cooperative: the driver refuses a grid that is not on the chip all at once."""
     options = compile_options(cell, H, dtype, tile, input_precision)
-    options |= {"WARPS": tile.num_warps, "AHEAD": tile.ahead, "PTX": tile.ptx}
+    options |= {"SHARES": tile.shares, "AHEAD": tile.ahead, "PTX": tile.ptx}
+    options["STAGED"] = tile.staged
     if tile.ptx:
         # Left to itself ptxas spares registers, for programs that this grid does not have.
         options["maxnreg"] = 255

@@ -22,6 +22,10 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "on")
 SEQUENCE_BLOCKS = (
     (16, 8), (16, 16), (32, 8), (32, 16), (16, 32), (64, 8), (32, 32), (64, 16), (64, 32),
 )  # fmt: skip
+# Tried before these where tensor cores do not come in, and rows need not be 16. A thread then takes
+# 4 rows × 4 columns and reads each number once for four uses; that there is enough of that for all
+# threads, K is divided into more shares than warps.
+FEW_ROWS = ((4, 16), (4, 32), (8, 16), (8, 32))
 SEQUENCE_WARPS = 4
 
 # Registers of a thread, of 255, that pieces on their way from L2 may take.
@@ -43,6 +47,7 @@ class Tile:
     num_stages: int
     ahead: int = 1
     ptx: bool = False
+    shares: int = 4
     staged: bool = True
 
 
@@ -126,7 +131,11 @@ def sequence_tiles(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
     """
     if chip == INTERPRETER:
         # one slice, because programs run one after another and none may wait for a later one
-        whole = Tile(16 if B <= 16 else 32, max(16, triton.next_power_of_2(H)), 16, 4, 1)
+        whole = Tile(
+            16 if B <= 16 else 32, max(16, triton.next_power_of_2(H)),
+            32 if dtype.itemsize == 2 else 16, SEQUENCE_WARPS, 1,
+            staged=not uses_tensor_cores(dtype, input_precision),
+        )  # fmt: skip
         return whole, whole
     found: list[Tile] = []
     for backward in (False, True):
@@ -140,28 +149,33 @@ def sequence_tiles(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
 def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str,
                    chip: Chip, backward: bool, layers: int) -> Tile | str:  # fmt: skip
     """The smallest share of work a program for which the grid still fits, or why there is none."""
-    # From the compiler's table: the longest pieces for which no version of it spills. Staged pieces
-    # cost two barriers each, so there long ones are better; plain multiply-adds hold whole rows of
-    # them in registers.
     on_nvidia = chip.keeps_in == "shared memory"
     on_tensor_cores = uses_tensor_cores(dtype, input_precision)
-    longest = 32
-    if on_nvidia and not on_tensor_cores and backward:
-        longest = (16 if layers == 1 else 32) if G == 1 else 64
-    widest = triton.next_power_of_2(G * H if backward else H) // SEQUENCE_WARPS
+    is_plain = on_nvidia and not on_tensor_cores
+    length = triton.next_power_of_2(G * H if backward else H)
     reason = ""
-    for block_b, block_h in SEQUENCE_BLOCKS:
+    for block_b, block_h in (FEW_ROWS if is_plain else ()) + SEQUENCE_BLOCKS:
         if block_b > max(16, triton.next_power_of_2(B)):
             continue
         # AMD's matrix instructions are 16 wide; an RNN has a single gate to fill the width with.
         if block_h < 16 and (G == 1 or (backward and chip.keeps_in == "registers")):
             continue
-        needs_short = layers > 1 and block_b > 16  # rows of two products, twice as many of them
-        block_k = max(16, min(longest // 2 if needs_short else longest, widest))
-        registers = block_b * block_k * dtype.itemsize // (4 * 32)  # of a thread, for a piece
+        columns = block_h if backward or G == 1 else 4 * block_h
+        # Eight threads side by side want 32 columns, else they meet in the banks of the rows; and
+        # two products of so few rows spill.
+        if block_b < 8 and (columns < 32 or layers > 1):
+            continue
+        few_rows = block_b < 16
+        shares = SEQUENCE_WARPS
+        if few_rows:
+            shares = max(shares, min(16 * 128 // (block_b * columns), length // 16))
+        longest = _longest_piece(is_plain, on_nvidia, shares, block_b, backward, G, layers)
+        block_k = max(16, min(longest, length // shares))
+        registers = max(1, shares * block_b * block_k * dtype.itemsize // (4 * 128))  # of a thread
         tile = Tile(
             block_b, block_h, block_k, SEQUENCE_WARPS, 1,
-            ahead=max(1, REGISTERS_AHEAD // registers), ptx=on_nvidia,
+            ahead=max(1, (REGISTERS_AHEAD // 2 if few_rows else REGISTERS_AHEAD) // registers),
+            ptx=on_nvidia, shares=shares,
             # Four lanes read 16 bytes each of a row: a shorter piece does not come as fragments.
             staged=not (on_nvidia and on_tensor_cores and block_k * dtype.itemsize >= 64),
         )  # fmt: skip
@@ -173,7 +187,8 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
             )
             continue
         # Registers leave room for two programs of 4 warps, whatever the compiler uses (255 each).
-        together = min(chip.shared_memory // needed, 2)
+        # With few rows one keeps a multiprocessor's multiply-adders busy.
+        together = 1 if few_rows else min(chip.shared_memory // needed, 2)
         programs = triton.cdiv(H, block_h) * triton.cdiv(B, block_b) * layers
         if programs <= together * chip.multiprocessors:
             return tile
@@ -185,6 +200,21 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
     return f"{kernel} does not fit at H {H}, B {B}, {dtype}: {reason}"
 
 
+def _longest_piece(is_plain: bool, on_nvidia: bool, shares: int, block_b: int, backward: bool,
+                   G: int, layers: int) -> int:  # fmt: skip
+    """Elements of K in a piece: the most with which no kernel of the compiler's table spills.
+
+    Staged pieces cost two barriers each, so there long ones are better, but plain multiply-adds
+    hold whole rows of them in registers. Two products, of many rows each, hold twice as much.
+    """
+    if is_plain and block_b < 16:
+        return 32 if shares <= 8 else 16
+    longest = 32
+    if is_plain and backward:
+        longest = 16 if G == 1 and layers == 1 else 64 if layers == 1 else 32
+    return longest // 2 if layers > 1 and block_b > 16 else longest
+
+
 def shared_memory(tile: Tile, H: int, G: int, dtype: torch.dtype, backward: bool,
                   chip: Chip, weights: int = 1) -> int:  # fmt: skip
     """Bytes of shared memory a sequence program takes, at most, with so many sets of weights.
@@ -194,7 +224,7 @@ def shared_memory(tile: Tile, H: int, G: int, dtype: torch.dtype, backward: bool
     registers, one tile of them passes through shared memory on its way.
     """
     columns = tile.block_h if backward else (1 if G == 1 else 4) * tile.block_h
-    depth = tile.num_warps * tile.block_k
+    depth = tile.shares * tile.block_k
     tiles = triton.cdiv(G * H if backward else H, depth)
     staging = min(tiles, 2) * tile.block_b * depth * dtype.itemsize if tile.staged else 0
     sums = tile.num_warps * tile.block_b * columns * 4

@@ -58,9 +58,9 @@ def wavefront_forward_kernel(
     gates_x_ptr, weight_ih_ptr, weight_ptr, bias_ih_ptr, bias_ptr, hs_ptr, cs_ptr, saved_ptr,
     counter_ptr, T, B,
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr, SAVE: tl.constexpr,
-    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
-    AHEAD: tl.constexpr, PTX: tl.constexpr,
+    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr,
 ):  # fmt: skip
     """All T steps of one slice of units, one group of rows and one layer.
 
@@ -88,12 +88,12 @@ def wavefront_forward_kernel(
 
     P: tl.constexpr = 1 if G == 1 else 4
     w = kept_weights(
-        weight_ptr + layer * (G * H * H), slice, False, H, G, BLOCK_H, BLOCK_K, WARPS,
-        UPCAST, COMPUTE,
+        weight_ptr + layer * (G * H * H), slice, False, H, G, BLOCK_H, BLOCK_K, SHARES,
+        UPCAST, COMPUTE, STAGED,
     )  # fmt: skip
     w_ih = kept_weights(
-        weight_ih_ptr + below * (G * H * H), slice, False, H, G, BLOCK_H, BLOCK_K, WARPS,
-        UPCAST, COMPUTE,
+        weight_ih_ptr + below * (G * H * H), slice, False, H, G, BLOCK_H, BLOCK_K, SHARES,
+        UPCAST, COMPUTE, STAGED,
     )  # fmt: skip
     b0, b1, b2, b3 = load_biases(bias_ptr + layer * (G * H), units, G, H, COMPUTE)
     i0, i1, i2, i3 = load_biases(bias_ih_ptr + below * (G * H), units, G, H, COMPUTE)
@@ -114,14 +114,14 @@ def wavefront_forward_kernel(
         needed = tl.where(is_first, 0, (t + 1) * slices)
         seen = wait(counters + below * COUNTER_STRIDE, needed, seen)
         product = product_with_exchanged(
-            below_ptr + step * H, w_ih, group, rows_below, H, BLOCK_B, BLOCK_H * P, BLOCK_K, WARPS,
-            PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
+            below_ptr + step * H, w_ih, group, rows_below, H, BLOCK_B, BLOCK_H * P, BLOCK_K, SHARES,
+            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED,
         )  # fmt: skip
         y0, y1, y2, y3 = apart(product, P, BLOCK_B, BLOCK_H)
         wait(counters + layer * COUNTER_STRIDE, t * slices)
         product = product_with_exchanged(
-            hs_ptr + step * H, w, group, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, WARPS,
-            PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
+            hs_ptr + step * H, w, group, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, SHARES,
+            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED,
         )  # fmt: skip
         p0, p1, p2, p3 = apart(product, P, BLOCK_B, BLOCK_H)
         h, c, s0, s1, s2, s3 = cell_forward(
@@ -141,9 +141,9 @@ def wavefront_backward_kernel(
     grad_y_ptr, weight_ih_ptr, weight_ptr, hs_ptr, cs_ptr, saved_ptr, dgates_x_ptr, dgates_p_ptr,
     dh_ptr, dc_ptr, counter_ptr, T, B,
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
-    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, WARPS: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
-    AHEAD: tl.constexpr, PTX: tl.constexpr,
+    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr,
 ):  # fmt: skip
     """All T steps backward of one slice, one group of rows and one layer, the last layer ahead.
 
@@ -174,13 +174,13 @@ def wavefront_backward_kernel(
     dgates_p_ptr += layer * one_layer
 
     w = kept_weights(
-        weight_ptr + layer * (G * H * H), slice, True, H, G, BLOCK_H, BLOCK_K, WARPS,
-        UPCAST, COMPUTE,
+        weight_ptr + layer * (G * H * H), slice, True, H, G, BLOCK_H, BLOCK_K, SHARES,
+        UPCAST, COMPUTE, STAGED,
     )  # fmt: skip
     # weight_ih holds those of the second layer on: its entry l leads from layer l to layer l + 1
     w_ih = kept_weights(
         weight_ih_ptr + (tl.maximum(above, 1) - 1) * (G * H * H), slice, True, H, G,
-        BLOCK_H, BLOCK_K, WARPS, UPCAST, COMPUTE,
+        BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED,
     )  # fmt: skip
     direct = load_tile(dh_ptr, rows, units, H, inside, COMPUTE)
     dh = direct
@@ -205,12 +205,12 @@ def wavefront_backward_kernel(
         seen = wait(counters + above * COUNTER_STRIDE, needed, seen)
         dy += product_with_exchanged(
             above_ptr + step * (G * H), w_ih, group, tl.where(is_over, 0, rows_above), G * H,
-            BLOCK_B, BLOCK_H, BLOCK_K, WARPS, PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
+            BLOCK_B, BLOCK_H, BLOCK_K, SHARES, PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED,
         )  # fmt: skip
         wait(counters + layer * COUNTER_STRIDE, past * slices)
         dh = direct + product_with_exchanged(
             dgates_p_ptr + (step + B) * (G * H), w, group, tl.where(past == 0, 0, B), G * H,
-            BLOCK_B, BLOCK_H, BLOCK_K, WARPS, PRECISION, UPCAST, COMPUTE, AHEAD, PTX,
+            BLOCK_B, BLOCK_H, BLOCK_K, SHARES, PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED,
         )  # fmt: skip
         d0, d1, d2, d3, dp2, direct, dc_before = cell_backward(
             CELL, dh + dy, dc, s0, s1, s2, s3, h, h_prev, c, c_prev
