@@ -6,9 +6,9 @@ barriers and the order of accesses are never run. Here every program has a threa
 at a time, and before each access to memory a scheduler with a seed may let another go on. It is the
 kernel's own source that runs, under schedules as unkind as one likes.
 
-Memory is watched meanwhile (`watched_memory.py`): accesses that nothing orders are a Race, one outside
-of the buffers is OutOfBounds, and it is a Hang if every program that is left polls a counter and
-nobody can change it. A program's own barriers are its `tl.debug_barrier`.
+Memory is watched meanwhile (`watched_memory.py`): accesses that nothing orders are a Race, one
+outside of the buffers is OutOfBounds, and it is a Hang if every program that is left polls a
+counter and nobody can change it. A program's own barriers are its `tl.debug_barrier`.
 
     with concurrently(seed=3) as launches:
         y, _ = sequence_layer(...)

@@ -71,15 +71,17 @@ class Launch:
     warps: int
     shared: int
     steps: int = 0  # times a warp was let go on
+    shared_cycles: int = 0  # of the first program: what its accesses to shared memory take
+    shared_cycles_without_conflicts: int = 0
 
 
 class Block:
     """A program's shared memory, and who touched which words of it since the last barrier."""
 
-    def __init__(self, number, place, warps, shared):
-        self.number, self.place, self.warps = number, place, warps
+    def __init__(self, number, place, launch):
+        self.number, self.place, self.warps, self.launch = number, place, launch.warps, launch
         # Whatever was there before: nobody may count on zeros.
-        self.bytes = np.full(max(shared, 16), 0xFF, dtype=np.uint8)
+        self.bytes = np.full(max(launch.shared, 16), 0xFF, dtype=np.uint8)
         self.views = {kind: self.bytes.view(kind) for kind in (U2, U4, U8)}
         halves = len(self.bytes) // 2
         self.epoch = 1
@@ -94,7 +96,24 @@ class Block:
         first = (where >> 1).astype(np.int64)
         return first if size == 2 else (first[:, None] + np.arange(size // 2)).ravel()
 
+    def count(self, where, size):
+        """Cycles: shared memory has 32 banks of 4 bytes, and a bank gives one word a cycle.
+
+        Lanes that want the same word get it together. Of 8 or 16 bytes a lane half a warp or a
+        quarter of it is served at a time; cycles that hardware saves where quarters want the same
+        are not known here.
+        """
+        if self.number != 0:
+            return
+        lanes = max(1, min(32, 128 // size))
+        for first in range(0, len(where), lanes):
+            words = (where[first : first + lanes, None] // 4).astype(np.int64)
+            words = np.unique(words + np.arange(max(1, size // 4)))
+            self.launch.shared_cycles += int(np.bincount(words % 32).max())
+            self.launch.shared_cycles_without_conflicts += 1
+
     def note_read(self, warp, where, size):
+        self.count(where, size)
         at = self.halves(where, size)
         others = (self.written[at] == self.epoch) & (self.writer[at] != warp)
         if others.any():
@@ -108,6 +127,7 @@ class Block:
 
         Where a tile is smaller than a program, warps write the same values to the same place.
         """
+        self.count(where, size)
         at = self.halves(where, size)
         others = (self.written[at] == self.epoch) & (self.writer[at] != warp)
         others &= np.repeat(changes, size // 2) if changes is not True else True
@@ -345,13 +365,9 @@ class Machine:
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors.values()}
         self.buffers = [storage_views(storage) for storage in storages.values()]
         names = KINDS | {"RUNNING": RUNNING, "BARRIER": BARRIER, "ASLEEP": ASLEEP} | constants
-        exec(code, names)  # noqa: S102  our own translation of what our compiler wrote
-        self.blocks = [
-            Block(number, place, launch.warps, launch.shared) for number, place in enumerate(places)
-        ]
-        self.warps = [
-            Warp(self, block, n) for block in self.blocks for n in range(launch.warps)
-        ]
+        exec(code, names)  # our own translation of what Triton compiled
+        self.blocks = [Block(number, place, launch) for number, place in enumerate(places)]
+        self.warps = [Warp(self, block, n) for block in self.blocks for n in range(launch.warps)]
         for warp in self.warps:
             warp.code = names["run"](warp)
         self.changes = 0  # of counters
@@ -438,7 +454,7 @@ class Driver:
         self.translated = {}  # PTX -> code, constants
 
     def get_current_device(self):
-        return 0
+        return self.target.arch  # Triton keeps what it has compiled by device: one for each chip
 
     def get_current_stream(self, device):
         return 0
@@ -457,7 +473,8 @@ class Driver:
         pass
 
     def launcher_cls(self, source, metadata):
-        return lambda *given: self.launch(source, metadata, *given)
+        # Triton keeps it with the compiled kernel, so that another emulation may come across it.
+        return lambda *given: driver.active.launch(source, metadata, *given)
 
     def launch(self, source, metadata, x, y, z, stream, function, packed, about, *given):
         """`given`: two hooks, then the kernel's arguments, constants included."""
@@ -481,9 +498,7 @@ class Driver:
             for name, (kind, bits) in program.constants.items()
         }
         tensors = {name: value for name, value in arguments.items() if hasattr(value, "data_ptr")}
-        kept = [
-            arguments[name] for name, kind in source.signature.items() if kind != "constexpr"
-        ]
+        kept = [arguments[name] for name, kind in source.signature.items() if kind != "constexpr"]
         parameters = [value.data_ptr() if hasattr(value, "data_ptr") else value for value in kept]
         parameters += [0] * (len(program.parameters) - len(parameters))  # Triton's scratch memory
         with np.errstate(all="ignore"):

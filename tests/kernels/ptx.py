@@ -79,7 +79,9 @@ def parse(ptx):
     head, body = re.search(r"\.entry\s+(\w+)\s*\((.*?)\)[^{]*\{(.*)\n\}", ptx, re.DOTALL), None
     name, parameters, body = head.groups()
     sizes = [int(bits) // 8 for bits in re.findall(r"\.param\s+\.[a-z](\d+)", parameters)]
-    registers = {prefix: KINDS[kind] for kind, prefix in re.findall(r"\.reg \.(\w+)\s+(%\w+)<", body)}
+    registers = {
+        prefix: KINDS[kind] for kind, prefix in re.findall(r"\.reg \.(\w+)\s+(%\w+)<", body)
+    }
     lines = []
     for line in re.split(r"[;\n]", body):
         line = line.strip()
@@ -119,9 +121,7 @@ class Translator:
             is_float = "f32" in line.opcode and line.opcode[0] not in ("mma", "setp", "cvt")
             neutral = line.opcode[0] in ("mov", "ld", "st", "bra", "shfl", "selp", "mma", "cvt")
             for register in REGISTER.findall(" ".join(line.operands)):
-                votes[register] = votes.get(register, 0) + (
-                    1 if is_float else 0 if neutral else -1
-                )
+                votes[register] = votes.get(register, 0) + (1 if is_float else 0 if neutral else -1)
         return {r: "F4" for r, vote in votes.items() if vote > 0 and self._rest(r) == "U4"}
 
     def _rest(self, register):
@@ -448,7 +448,7 @@ class Translator:
             self.write(i, register, f"t[{place}]", kind)
 
     def do_st(self, i):
-        count, kind = self.shape_of(i)
+        _, kind = self.shape_of(i)
         space = i.opcode[1].partition(":")[0]
         where = self.address(i.operands[0], "U8" if space == "global" else "U4")
         values = ", ".join(
@@ -468,7 +468,9 @@ class Translator:
         self.add_to_counter(i, *i.operands)
 
     def add_to_counter(self, i, where, what):
-        order = next(part for part in i.opcode if part in ("release", "acquire", "acq_rel", "relaxed"))
+        order = next(
+            part for part in i.opcode if part in ("release", "acquire", "acq_rel", "relaxed")
+        )
         if "add" not in i.opcode:
             raise Unknown(i.text)
         self.emit("yield RUNNING")

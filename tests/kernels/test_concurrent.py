@@ -174,7 +174,9 @@ IN_THE_SEQUENCE = {
     "groups-that-share-a-counter": (
         [("counter_ptr += group * COUNTER_STRIDE", "counter_ptr += 0")], Race,
     ),
-    "rows-without-a-mask": ([("mask = (row < B) & (k < K)", "mask = (row >= 0) & (k < K)")], OutOfBounds),
+    "rows-without-a-mask": (
+        [("mask = (row < B) & (k < K)", "mask = (row >= 0) & (k < K)")], OutOfBounds,
+    ),
 }  # fmt: skip
 
 

@@ -1,0 +1,108 @@
+r"""Run kernels as they are compiled for a GPU, on a machine without one, and print what came out.
+
+    python -m tests.kernels.emulate \
+        '{"kernels": "sequence", "cell": "lstm", "precision": "tf32", "T": 3, "B": 32, "H": 256}'
+
+Each argument is a job, each line of output its result as JSON: relative errors against float64
+`torch.nn` by name, the launches, or the error that was raised. It is a process of its own because
+Triton decides when it is imported whether kernels are interpreted.
+
+    kernels    step, sequence or wavefront
+    cell, T, B, H, L (2)
+    precision  ieee, tf32 or bfloat16
+    chip       sm_80, sm_90 or sm_100
+    seed       of the order in which warps go on
+    watch      whether races are looked for
+    plant      changes to the PTX before it is run: pairs of texts, or numbers of barriers to drop
+"""
+
+import json
+import os
+import re
+import sys
+import warnings
+
+os.environ["TRITON_INTERPRET"] = "0"
+
+import torch
+
+from kernels.ahead_of_time import PRECISIONS
+from kernels.function import sequence_layer, step_layer
+
+from . import emulated_gpu
+from .conftest import Case, relative_error
+from .stacks import Stack
+
+DEFAULTS = {"precision": "ieee", "chip": "sm_90", "L": 2, "seed": 0, "watch": True, "plant": ()}
+
+
+BARRIER = re.compile(r"bar\.sync\s+0;(?:\s*(?://.*|\.loc.*|\$L__tmp\d+:|bar\.sync\s+0;))*")
+"""A barrier of a program, with others that follow it at once: those are one barrier."""
+
+
+def drop_barrier(ptx, number):
+    """The PTX without its `number`-th barrier of a program."""
+    found = list(BARRIER.finditer(ptx))
+    if number >= len(found):
+        raise ValueError(f"there are {len(found)} barriers, none is number {number}")
+    start, end = found[number].span()
+    return ptx[:start] + re.sub(r"bar\.sync\s+0;", "", ptx[start:end]) + ptx[end:]
+
+
+def planted(ptx, changes):
+    """The PTX with all changes that it has a place for."""
+    for change in changes:
+        ptx = drop_barrier(ptx, change) if isinstance(change, int) else ptx.replace(*change)
+    return ptx
+
+
+def run(job):
+    """Outputs and gradients of one job: (ours, float64's), by name."""
+    dtype, input_precision = PRECISIONS[job["precision"]]
+    if job["kernels"] == "wavefront":
+        stack = Stack(job["cell"], job["T"], job["B"], job["H"], job["L"], dtype)
+        return stack.run("cpu", input_precision=input_precision), stack.reference
+    layer = {"step": step_layer, "sequence": sequence_layer}[job["kernels"]]
+    case = Case(job["cell"], job["T"], job["B"], job["H"], dtype=dtype)
+    outputs, gradients = case.run(layer, dtype, "cpu", input_precision=input_precision)
+
+    def reference():
+        wanted_outputs, wanted_gradients = case.reference()
+        return wanted_outputs | wanted_gradients
+
+    return outputs | gradients, reference
+
+
+def result(job):
+    """What is printed of a job."""
+    translate, mutants = emulated_gpu.translate, []
+
+    def translate_planted(ptx):
+        mutant = planted(ptx, job["plant"])
+        mutants.append(mutant != ptx)
+        return translate(mutant)
+
+    emulated_gpu.translate = translate_planted
+    try:
+        with emulated_gpu.emulated(job["chip"], job["seed"], job["watch"]) as launches:
+            ours, reference = run(job)
+    except (AssertionError, RuntimeError) as error:
+        return {"raised": type(error).__name__, "message": str(error)}
+    finally:
+        emulated_gpu.translate = translate
+        if job["plant"] and not any(mutants):
+            raise ValueError(f"{job['plant']} has no place in any of the kernels")
+    wanted = reference()
+    errors = {name: relative_error(ours[name], wanted[name]) for name in wanted}
+    return {"errors": errors, "launches": [vars(launch) for launch in launches]}
+
+
+def main(arguments):
+    warnings.simplefilter("ignore")  # numbers that overflow on purpose
+    torch.set_num_threads(1)
+    for argument in arguments:
+        print(json.dumps(result(DEFAULTS | json.loads(argument))), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
