@@ -173,7 +173,9 @@ def floor_variant(kernel: str, cell: str, H: int, precision: str,
     tiles = tiling.sequence_tiles(BATCH, H, GATES[cell], dtype, input_precision, CHIPS[target])
     if isinstance(tiles, str):
         return
-    launch = {"num_warps": tiles[1].num_warps, "launch_cooperative_grid": True}
+    launch = {
+        "num_warps": tiles[1].num_warps, "launch_cooperative_grid": True, "enable_fp_fusion": True,
+    }  # fmt: skip
     if kernel == "floor_barrier":
         function, options = floors.barrier_floor_kernel, launch
     else:
@@ -201,7 +203,13 @@ def compile_variant(variant: Variant) -> Compiled:
     options = dict(variant.options)
     launch = {
         name: options.pop(name)
-        for name in ("num_warps", "num_stages", "launch_cooperative_grid", "maxnreg")
+        for name in (
+            "num_warps",
+            "num_stages",
+            "launch_cooperative_grid",
+            "maxnreg",
+            "enable_fp_fusion",
+        )
         if name in options
     }
     signature, aligned = {}, {}
@@ -292,8 +300,8 @@ def broken_bounds(compiled: Compiled) -> Iterator[str]:
     elif compiled.shared > compiled.expected_shared:
         expected = compiled.expected_shared
         yield f"{compiled.shared} bytes of shared memory, tiling.py expects {expected}"
-    most = MOST_BARRIERS_STAGED if compiled.staged else MOST_BARRIERS
-    most = most.get(compiled.kernel.partition("_")[0], 0)
+    allowed = MOST_BARRIERS_STAGED if compiled.staged else MOST_BARRIERS
+    most = allowed.get(compiled.kernel.partition("_")[0], 0)
     if compiled.step_barriers > most:
         yield f"{compiled.step_barriers} barriers a step, {most} at most"
     if compiled.in_flight < compiled.expected_in_flight:

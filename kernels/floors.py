@@ -78,7 +78,7 @@ def barrier(cell: str, B: int, H: int, T: int, dtype: torch.dtype, input_precisi
     options = {} if tiling.INTERPRETED else {"launch_cooperative_grid": True}
     with on_device_of(counter):
         barrier_floor_kernel[sequence.grid(B, H, tile)](
-            counter, T, num_warps=tile.num_warps, **options
+            counter, T, num_warps=tile.num_warps, enable_fp_fusion=True, **options
         )
 
 
@@ -86,7 +86,7 @@ def launch(counter: torch.Tensor, T: int) -> None:
     """T launches of a kernel that does nothing, one program each."""
     with on_device_of(counter):
         for _ in range(T):
-            launch_floor_kernel[(1,)](counter, num_warps=4)
+            launch_floor_kernel[(1,)](counter, num_warps=4, enable_fp_fusion=True)
 
 
 def traffic(cell: str, exchanged: torch.Tensor, out: torch.Tensor, input_precision: str, *,
@@ -100,13 +100,14 @@ def traffic(cell: str, exchanged: torch.Tensor, out: torch.Tensor, input_precisi
     tile = sequence.tiles(B, H, cell, out.dtype, input_precision, out.device)[backward]
     with on_device_of(out):
         traffic_floor_kernel[sequence.grid(B, H, tile)](
-            exchanged, out, T, B, num_warps=tile.num_warps, **traffic_options(H, K, tile)
-        )
+            exchanged, out, T, B, num_warps=tile.num_warps, enable_fp_fusion=True,
+            **traffic_options(H, K, tile),
+        )  # fmt: skip
 
 
 def traffic_options(H: int, K: int, tile: tiling.Tile) -> dict[str, int]:
     """Compile-time arguments; the rows are read in pieces of the length that the warps share."""
-    block_k = min(triton.next_power_of_2(K), tile.block_k * tile.num_warps)
+    block_k = min(triton.next_power_of_2(K), tile.block_k * tile.shares)
     return {
         "H": H,
         "K": K,

@@ -9,7 +9,7 @@ Triton decides when it is imported whether kernels are interpreted.
 
     kernels    step, sequence or wavefront
     cell, T, B, H, L (2)
-    precision  ieee, tf32 or bfloat16
+    precision  ieee, tf32, bfloat16 or float16
     chip       sm_80, sm_90 or sm_100
     seed       of the order in which warps go on
     watch      whether races are looked for
@@ -26,13 +26,14 @@ os.environ["TRITON_INTERPRET"] = "0"
 
 import torch
 
-from kernels.ahead_of_time import PRECISIONS
+from kernels.ahead_of_time import PRECISIONS as COMPILED
 from kernels.function import sequence_layer, step_layer
 
 from . import emulated_gpu
 from .conftest import Case, relative_error
 from .stacks import Stack
 
+PRECISIONS = COMPILED | {"float16": (torch.float16, "ieee")}
 DEFAULTS = {"precision": "ieee", "chip": "sm_90", "L": 2, "seed": 0, "watch": True, "plant": ()}
 
 

@@ -36,9 +36,9 @@ from .watched_memory import Hang, Memory, Race
 
 KINDS = {
     "B": np.bool_, "U1": np.uint8, "U2": np.uint16, "U4": np.uint32, "U8": np.uint64,
-    "I4": np.int32, "I8": np.int64, "F4": np.float32,
+    "I2": np.int16, "I4": np.int32, "I8": np.int64, "F2": np.float16, "F4": np.float32,
 }  # fmt: skip
-U2, U4, U8, F4 = np.uint16, np.uint32, np.uint64, np.float32
+U1, U2, U4, U8, F4 = np.uint8, np.uint16, np.uint32, np.uint64, np.float32
 RUNNING, BARRIER, ASLEEP, OVER = range(4)
 LANES = np.arange(32)
 GROUP, THREAD = LANES // 4, LANES % 4  # as the PTX ISA calls them where fragments are laid out
@@ -82,7 +82,7 @@ class Block:
         self.number, self.place, self.warps, self.launch = number, place, launch.warps, launch
         # Whatever was there before: nobody may count on zeros.
         self.bytes = np.full(max(launch.shared, 16), 0xFF, dtype=np.uint8)
-        self.views = {kind: self.bytes.view(kind) for kind in (U2, U4, U8)}
+        self.views = {kind: self.bytes.view(kind) for kind in (U1, U2, U4, U8)}
         halves = len(self.bytes) // 2
         self.epoch = 1
         self.writer = np.full(halves, -1, dtype=np.int16)
@@ -94,7 +94,7 @@ class Block:
     def halves(self, where, size):
         """The 2-byte pieces of `size` bytes at each address."""
         first = (where >> 1).astype(np.int64)
-        return first if size == 2 else (first[:, None] + np.arange(size // 2)).ravel()
+        return first if size <= 2 else (first[:, None] + np.arange(size // 2)).ravel()
 
     def count(self, where, size):
         """Cycles: shared memory has 32 banks of 4 bytes, and a bank gives one word a cycle.
@@ -130,7 +130,7 @@ class Block:
         self.count(where, size)
         at = self.halves(where, size)
         others = (self.written[at] == self.epoch) & (self.writer[at] != warp)
-        others &= np.repeat(changes, size // 2) if changes is not True else True
+        others &= np.repeat(changes, max(1, size // 2)) if changes is not True else True
         others |= (self.read[at] == self.epoch) & ((self.readers[at] & ~np.uint32(1 << warp)) != 0)
         if others.any():
             raise SharedRace(self.text(warp, "writes", at[others][0], "is still in use"))
@@ -184,7 +184,7 @@ class Warp:
 
     @staticmethod
     def fma(a, b, c):
-        return (a.astype(np.float64) * b + c).astype(F4)
+        return (a.astype(np.float64) * b + c).astype(c.dtype)
 
     @staticmethod
     def pack(low, high, kind):
@@ -204,6 +204,14 @@ class Warp:
         return np.where(np.isnan(value), U4(0x7FFF), rounded)
 
     @staticmethod
+    def widen_half(half):
+        return half.view(np.float16).astype(F4)
+
+    @staticmethod
+    def narrow_half(value):
+        return value.astype(np.float16).view(U2).astype(U4)
+
+    @staticmethod
     def multiply(a, b, c):
         """C + A·B in float64; `c` four registers, (row, column) as in ROW_C and COLUMN_C."""
         sums = (a.astype(np.float64) @ b)[ROW_C, COLUMN_C]
@@ -216,14 +224,19 @@ class Warp:
         right[TF32_B_K, GROUP] = (np.stack(b) & keep).view(F4)
         return self.multiply(left, right, np.stack(c))
 
-    def multiply_bf16(self, a, b, c):
+    def multiply_halves(self, a, b, c, widen):
+        """Operands of 16 bits, two in a register."""
         left, right = np.empty((16, 16), dtype=F4), np.empty((16, 8), dtype=F4)
-        a, b = np.stack(a), np.stack(b)
-        left[ROW_A, HALF_K] = (a << U4(16)).view(F4)
-        left[ROW_A, HALF_K + 1] = (a & U4(0xFFFF0000)).view(F4)
-        right[HALF_B_K, GROUP] = (b << U4(16)).view(F4)
-        right[HALF_B_K + 1, GROUP] = (b & U4(0xFFFF0000)).view(F4)
+        a, b = widen(np.stack(a).view(U2)), widen(np.stack(b).view(U2))
+        left[ROW_A, HALF_K], left[ROW_A, HALF_K + 1] = a[:, 0::2], a[:, 1::2]
+        right[HALF_B_K, GROUP], right[HALF_B_K + 1, GROUP] = b[:, 0::2], b[:, 1::2]
         return self.multiply(left, right, np.stack(c))
+
+    def multiply_bf16(self, a, b, c):
+        return self.multiply_halves(a, b, c, self.widen)
+
+    def multiply_f16(self, a, b, c):
+        return self.multiply_halves(a, b, c, self.widen_half)
 
     # Shared memory
 

@@ -23,7 +23,14 @@ class Unknown(NotImplementedError):
 
 
 KINDS = {"pred": "B", "b16": "U2", "b32": "U4", "b64": "U8"}  # what a register is at rest
-WIDTHS = {"B": 8, "U1": 8, "U2": 16, "U4": 32, "U8": 64, "I4": 32, "I8": 64, "F4": 32, "F4x2": 64}
+WIDTHS = {
+    "B": 8, "U1": 8, "U2": 16, "U4": 32, "U8": 64, "I2": 16, "I4": 32, "I8": 64,
+    "F2": 16, "F4": 32, "F2x2": 32, "F4x2": 64,
+}  # fmt: skip
+COMPUTES = {
+    "s16": "I2", "s32": "I4", "s64": "I8", "u16": "U2", "u32": "U4", "u64": "U8", "b16": "U2",
+    "b32": "U4", "b64": "U8", "f16": "F2", "f16x2": "F2x2", "f32": "F4", "f32x2": "F4x2",
+}  # fmt: skip
 REGISTER = re.compile(r"%(?:p|rs|rd|r|f|fd)\d+")
 SPECIAL = re.compile(r"%(?:tid|ctaid|nctaid)\.[xyz]")
 
@@ -65,7 +72,7 @@ def recast(expression, kind, to):
     """The same bits as another kind; loads and stores may be narrower than their register."""
     if kind == to:
         return expression
-    if "F4x2" in (kind, to):  # two floats in 64 bits, computed with as 64 floats
+    if "x2" in kind + to:  # two floats in a register, computed with as 64 floats
         return f"{expression}.view({to[:2]})"
     if WIDTHS[kind] == WIDTHS[to]:
         return f"{expression}.view({to})"
@@ -244,8 +251,9 @@ class Translator:
 
     def typed(self, i):
         """The kind that an instruction computes in and the operands after the first, as such."""
-        kind = {"s32": "I4", "s64": "I8", "f32": "F4", "f32x2": "F4x2"}.get(i.opcode[-1])
-        kind = kind or f"U{int(i.opcode[-1][1:]) // 8}"
+        kind = COMPUTES.get(i.opcode[-1])
+        if kind is None or sum(part in COMPUTES for part in i.opcode) > 1:
+            raise Unknown(i.text)
         return kind, [self.read(operand, kind) for operand in i.operands[1:]]
 
     def infix(self, i, operator):
@@ -253,8 +261,9 @@ class Translator:
         self.write(i, i.operands[0], f"{a} {operator} {b}", kind)
 
     def do_add(self, i, operator="+"):
-        if i.opcode[-1] == "bf16" and "f32" in i.opcode:  # the first operand is bfloat16
-            wide = f"w.widen({self.read(i.operands[1], 'U2')})"
+        if i.opcode[-1] in ("bf16", "f16") and "f32" in i.opcode:  # the first operand is that
+            widen = "widen" if i.opcode[-1] == "bf16" else "widen_half"
+            wide = f"w.{widen}({self.read(i.operands[1], 'U2')})"
             other = self.read(i.operands[2], "F4")
             self.write(i, i.operands[0], f"{wide} {operator} {other}", "F4")
         else:
@@ -369,8 +378,17 @@ class Translator:
 
     def do_setp(self, i):
         operator = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
-        _, (a, b) = self.typed(i)
-        self.write(i, i.operands[0], f"{a} {operator[i.opcode[1]]} {b}", "B")
+        if i.opcode[-1] in ("bf16", "bf16x2"):
+            at_rest = "U2" if i.opcode[-1] == "bf16" else "U4"
+            a, b = (f"w.widen({self.read(o, at_rest)}.view(U2))" for o in i.operands[1:])
+        else:
+            _, (a, b) = self.typed(i)
+        compared = f"{a} {operator[i.opcode[1]]} {b}"
+        if "|" in i.operands[0]:  # two predicates, of the lower and of the upper half
+            for place, register in enumerate(i.operands[0].split("|")):
+                self.write(i, register, f"({compared})[{place}::2]", "B")
+        else:
+            self.write(i, i.operands[0], compared, "B")
 
     def do_selp(self, i):
         kind = {"f32": "F4", "b16": "U2", "b32": "U4", "b64": "U8"}[i.opcode[-1]]
@@ -408,8 +426,13 @@ class Translator:
                 self.write(i, to, f"w.widen({self.read(given[0], 'U2')})", "F4")
             case ["rn", "bf16", "f32"]:
                 self.write(i, to, f"w.narrow({self.read(given[0], 'F4')}).astype(U2)", "U2")
-            case ["rn", "bf16x2", "f32"]:  # the first operand becomes the upper half
-                high, low = (f"w.narrow({self.read(operand, 'F4')})" for operand in given)
+            case ["f32", "f16"]:
+                self.write(i, to, f"w.widen_half({self.read(given[0], 'U2')})", "F4")
+            case ["rn", "f16", "f32"]:
+                self.write(i, to, f"w.narrow_half({self.read(given[0], 'F4')}).astype(U2)", "U2")
+            case ["rn", ("bf16x2" | "f16x2") as kind, "f32"]:  # the first becomes the upper half
+                how = "narrow" if kind == "bf16x2" else "narrow_half"
+                high, low = (f"w.{how}({self.read(operand, 'F4')})" for operand in given)
                 self.write(i, to, f"({high} << {self.constant(16, 'U4')}) | {low}", "U4")
             case _:
                 raise Unknown(i.text)

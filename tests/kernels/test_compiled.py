@@ -37,8 +37,8 @@ def job(kernels, cell, precision, chip="sm_90", *, T=2, B=3, H=48, **more):
 def hold(asked, found):
     """Every output and gradient is within the bound that a benchmark would hold it to."""
     assert "errors" in found, found
-    dtype = "bfloat16" if asked["precision"] == "bfloat16" else "float32"
-    matmul = "tf32" if asked["precision"] == "tf32" else "ieee"
+    is_half = asked["precision"].endswith("16")
+    dtype, matmul = (asked["precision"], "ieee") if is_half else ("float32", asked["precision"])
     bound = bound_for(dtype, matmul, asked["cell"])
     wrong = {name: error for name, error in found["errors"].items() if not error <= bound}
     assert not wrong, f"relative errors above {bound}: {wrong}"
@@ -76,7 +76,7 @@ def test_published_sizes(asked):
 
 
 @pytest.mark.parametrize("kernels", ["step", "sequence", "wavefront"])
-@pytest.mark.parametrize("precision", ["ieee", "tf32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "bfloat16", "float16"])
 def test_every_cell_in_every_precision(kernels, precision):
     """Rows, units and steps that no tile divides, on three chips."""
     jobs = [
