@@ -29,6 +29,7 @@ import triton.language as tl
 from kernels import tiling
 from kernels.cells import GATES, cell_backward, cell_forward
 from kernels.gates import (
+    add_shares,
     load_biases,
     load_gates,
     load_saved,
@@ -146,23 +147,6 @@ def under_way(tile, PTX: tl.constexpr):
             tile.dtype, is_pure=False, pack=8,
         )  # fmt: skip
     return tile
-
-
-@triton.jit
-def add_shares(shares, SHARES: tl.constexpr, BLOCK_B: tl.constexpr, COLUMNS: tl.constexpr):
-    """The shares' sums (SHARES, BLOCK_B, COLUMNS) added up, in a fixed order: (BLOCK_B, COLUMNS).
-
-    Lanes of a warp that have shares of their own add theirs among themselves. What the four warps
-    have then changes hands once and is added by one thread: `tl.split` wants what it takes apart
-    in one. `tl.sum` over warps takes a dozen barriers to move a tile as small as this.
-    """
-    if SHARES > 4:
-        lanes = tl.reshape(shares, (4, SHARES // 4, BLOCK_B, COLUMNS))
-        shares = tl.sum(lanes, axis=1)
-    apart = tl.permute(shares, (1, 2, 0))
-    even, odd = tl.split(tl.reshape(apart, (BLOCK_B, COLUMNS, 2, 2)))
-    first, second = tl.split(even + odd)
-    return first + second
 
 
 @triton.jit
@@ -396,7 +380,7 @@ def launch_options(cell: str, H: int, dtype: torch.dtype, tile: tiling.Tile,
                    input_precision: str) -> dict[str, Any]:  # fmt: skip
     """Cooperative: the driver refuses a grid that is not on the chip all at once."""
     options = compile_options(cell, H, dtype, tile, input_precision)
-    options |= {"SHARES": tile.shares, "AHEAD": tile.ahead, "PTX": tile.ptx}
+    options |= {"AHEAD": tile.ahead, "PTX": tile.ptx}
     options["STAGED"] = tile.staged
     if tile.ptx:
         # Left to itself ptxas spares registers, for programs that this grid does not have.

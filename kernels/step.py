@@ -29,6 +29,7 @@ import triton.language as tl
 from kernels import tiling
 from kernels.cells import GATES, SAVED, cell_backward, cell_forward
 from kernels.gates import (
+    add_shares,
     load_biases,
     load_gates,
     load_saved,
@@ -39,26 +40,62 @@ from kernels.gates import (
 
 
 @triton.jit
-def gate_product(
-    h, weight_ptr, k, units, gate, acc,
-    H: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
+def add_product(a, b, acc, SHARES: tl.constexpr, PRECISION: tl.constexpr, COMPUTE: tl.constexpr):
+    """acc + a · b. With more than one share of K each has sums of its own: (SHARES, rows, columns).
+
+    A thread that multiplies and adds by itself then has 4 × 4 of them, and uses what it reads four
+    times.
+    """
+    if SHARES > 1:
+        depth: tl.constexpr = b.shape[0] // SHARES
+        a = tl.permute(tl.reshape(a, (a.shape[0], SHARES, depth)), (1, 0, 2))
+        b = tl.reshape(b, (SHARES, depth, b.shape[1]))
+    return tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=COMPUTE)
+
+
+@triton.jit
+def no_product(SHARES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+               COMPUTE: tl.constexpr):  # fmt: skip
+    """What `add_product` starts from."""
+    if SHARES > 1:
+        return tl.zeros((SHARES, ROWS, COLUMNS), dtype=COMPUTE)
+    else:
+        return tl.zeros((ROWS, COLUMNS), dtype=COMPUTE)
+
+
+@triton.jit
+def sum_of(product, SHARES: tl.constexpr):
+    """(rows, columns) of what `add_product` has made."""
+    if SHARES > 1:
+        return add_shares(product, SHARES, product.shape[1], product.shape[2])
+    else:
+        return product
+
+
+@triton.jit
+def gate_weights(
+    weight_ptr, k, units, gate, H: tl.constexpr, G: tl.constexpr, TURNED: tl.constexpr,
+    UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """acc + h[:, k] · W_hh[gate·H + units, k]ᵀ: one gate's part of the recurrent product."""
-    at = (gate * H + units)[None, :] * H + k[:, None]
+    """W_hh[gate·H + units, k]ᵀ. TURNED: the matrix is given as (H, G·H)."""
+    row = (gate * H + units)[None, :]
+    at = k[:, None] * (G * H) + row if TURNED else row * H + k[:, None]
     w = tl.load(weight_ptr + at, mask=(k[:, None] < H) & (units[None, :] < H), other=0.0)
-    if UPCAST:
-        w = w.to(COMPUTE)
-    return tl.dot(h, w, acc, input_precision=PRECISION, out_dtype=COMPUTE)
+    return w.to(COMPUTE) if UPCAST else w
 
 
 @triton.jit(do_not_specialize=["t"])
 def step_forward_kernel(
     gates_x_ptr, weight_ptr, bias_ptr, hs_ptr, cs_ptr, saved_ptr, t, B,
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr, SAVE: tl.constexpr,
-    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """One tile of one step. `t` is the step; hs and cs hold step t in slot t + 1."""
+    """One tile of one step. `t` is the step; hs and cs hold step t in slot t + 1.
+
+    With more than one share the weights are given turned: plain multiply-adds take columns side by
+    side, and so they lie side by side in shared memory.
+    """
     rows = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
     units = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
     inside = (rows[:, None] < B) & (units[None, :] < H)
@@ -69,7 +106,7 @@ def step_forward_kernel(
     x0, x1, x2, x3 = load_gates(gates_x_ptr + step * (G * H), rows, units, inside, G, H, COMPUTE)
     b0, b1, b2, b3 = load_biases(bias_ptr, units, G, H, COMPUTE)
 
-    p0 = tl.zeros((BLOCK_B, BLOCK_H), dtype=COMPUTE)
+    p0 = no_product(SHARES, BLOCK_B, BLOCK_H, COMPUTE)
     p1 = p0
     p2 = p0
     p3 = p0
@@ -79,13 +116,21 @@ def step_forward_kernel(
         h = tl.load(h_prev_ptr + at, mask=(rows[:, None] < B) & (k[None, :] < H), other=0.0)
         if UPCAST:
             h = h.to(COMPUTE)
-        p0 = gate_product(h, weight_ptr, k, units, 0, p0, H, PRECISION, UPCAST, COMPUTE)
+        w = gate_weights(weight_ptr, k, units, 0, H, G, SHARES > 1, UPCAST, COMPUTE)
+        p0 = add_product(h, w, p0, SHARES, PRECISION, COMPUTE)
         if G >= 3:
-            p1 = gate_product(h, weight_ptr, k, units, 1, p1, H, PRECISION, UPCAST, COMPUTE)
-            p2 = gate_product(h, weight_ptr, k, units, 2, p2, H, PRECISION, UPCAST, COMPUTE)
+            w = gate_weights(weight_ptr, k, units, 1, H, G, SHARES > 1, UPCAST, COMPUTE)
+            p1 = add_product(h, w, p1, SHARES, PRECISION, COMPUTE)
+            w = gate_weights(weight_ptr, k, units, 2, H, G, SHARES > 1, UPCAST, COMPUTE)
+            p2 = add_product(h, w, p2, SHARES, PRECISION, COMPUTE)
         if G >= 4:
-            p3 = gate_product(h, weight_ptr, k, units, 3, p3, H, PRECISION, UPCAST, COMPUTE)
+            w = gate_weights(weight_ptr, k, units, 3, H, G, SHARES > 1, UPCAST, COMPUTE)
+            p3 = add_product(h, w, p3, SHARES, PRECISION, COMPUTE)
 
+    p0 = sum_of(p0, SHARES)
+    p1 = sum_of(p1, SHARES)
+    p2 = sum_of(p2, SHARES)
+    p3 = sum_of(p3, SHARES)
     h_prev = p0
     c_prev = p0
     if CELL == "gru":
@@ -108,7 +153,7 @@ def step_backward_kernel(
     dh_ptr, dc_ptr, t, B,
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
     LAST: tl.constexpr, INITIAL: tl.constexpr,
-    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """One tile of one backward step.
@@ -125,6 +170,7 @@ def step_backward_kernel(
 
     dh = tl.zeros((BLOCK_B, BLOCK_H), dtype=COMPUTE)
     if not LAST:
+        product = no_product(SHARES, BLOCK_B, BLOCK_H, COMPUTE)
         next_ptr = dgates_p_ptr + (step + B) * (G * H)
         for start in range(0, G * H, BLOCK_K):
             k = start + tl.arange(0, BLOCK_K)
@@ -136,7 +182,8 @@ def step_backward_kernel(
             if UPCAST:
                 dgates = dgates.to(COMPUTE)
                 w = w.to(COMPUTE)
-            dh = tl.dot(dgates, w, dh, input_precision=PRECISION, out_dtype=COMPUTE)
+            product = add_product(dgates, w, product, SHARES, PRECISION, COMPUTE)
+        dh = sum_of(product, SHARES)
     if LAST or CELL == "gru":
         dh += load_tile(dh_ptr, rows, units, H, inside, COMPUTE)
 
@@ -172,7 +219,7 @@ def compile_options(cell: str, H: int, dtype: torch.dtype, tile: tiling.Tile,
     return {
         "CELL": cell, "H": H, "G": GATES[cell], "S": SAVED[cell],
         "BLOCK_B": tile.block_b, "BLOCK_H": tile.block_h, "BLOCK_K": tile.block_k,
-        "PRECISION": input_precision,
+        "SHARES": tile.shares, "PRECISION": input_precision,
         "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32,
         # the interpreter multiplies bfloat16 bit patterns, so it is given float32 there
         "UPCAST": tiling.INTERPRETED, "num_warps": tile.num_warps, "num_stages": tile.num_stages,
@@ -190,6 +237,8 @@ def forward(cell: str, gates_x: torch.Tensor, weight_hh: torch.Tensor, bias_hh: 
     tile = tiling.step_tile(B, H, GATES[cell], gates_x.dtype, input_precision)
     options = compile_options(cell, H, gates_x.dtype, tile, input_precision)
     grid = (triton.cdiv(H, tile.block_h), triton.cdiv(B, tile.block_b))
+    if tile.shares > 1:
+        weight_hh = weight_hh.T.contiguous()
     with on_device_of(gates_x):
         for t in range(T):
             step_forward_kernel[grid](

@@ -36,8 +36,9 @@ REGISTERS_AHEAD = 128
 class Tile:
     """One program's share: block_b batch rows × block_h units, walking K by block_k.
 
-    Of a sequence kernel also how many of those pieces are asked for at a time, whether PTX may
-    stand in it, and whether pieces pass through shared memory on their way to the product.
+    `shares` of a piece's K have sums of their own, so that every thread has enough to do. Of a
+    sequence kernel also how many pieces are asked for at a time, whether PTX may stand in it, and
+    whether pieces pass through shared memory on their way to the product.
     """
 
     block_b: int
@@ -59,17 +60,20 @@ def step_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str, 
     """
     if INTERPRETED:
         # No parallelism to gain: few programs with large blocks, still more than one where H > 64.
-        return Tile(16 if B <= 16 else 32, 32 if H <= 32 else 64, 64, 4, 1)
+        shares = 1 if uses_tensor_cores(dtype, input_precision) else 4
+        return Tile(16 if B <= 16 else 32, 32 if H <= 32 else 64, 64, 4, 1, shares=shares)
     on_tensor_cores = uses_tensor_cores(dtype, input_precision)
-    # Without tensor cores the arithmetic is what takes time: half as many rows, twice the programs.
-    block_b = min(max(16, triton.next_power_of_2(B)), 32 if on_tensor_cores else 16)
+    if not on_tensor_cores:
+        # The arithmetic is what takes time: few rows a program, many programs, 4 × 4 sums a thread.
+        return Tile(4, 32, 256, 4, 1, shares=16)
+    block_b = min(max(16, triton.next_power_of_2(B)), 32)
     # 16 units give H/16 programs; a wide layer fills the card anyway and takes 32.
     block_h = 16 if H <= 2048 else 32
-    block_k = 64 if on_tensor_cores else 32
+    block_k = 64
     if dtype.itemsize == 2 and backward:
         block_k = 128
     block_k = min(block_k, max(16, triton.next_power_of_2(G * H if backward else H)))
-    return Tile(block_b, block_h, block_k, 4, 3)
+    return Tile(block_b, block_h, block_k, 4, 3, shares=1)
 
 
 def uses_tensor_cores(dtype: torch.dtype, input_precision: str) -> bool:
