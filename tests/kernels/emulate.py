@@ -98,12 +98,39 @@ def result(job):
     return {"errors": errors, "launches": [vars(launch) for launch in launches]}
 
 
+def jobs_of(arguments):
+    """The jobs that were asked for. Raises ValueError with one line about the first wrong one."""
+    jobs = []
+    for argument in arguments:
+        try:
+            job = DEFAULTS | json.loads(argument)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"a job is an object in JSON; got {argument!r}: {error}") from None
+        missing = {"kernels", "cell", "T", "B", "H"} - set(job)
+        unknown = set(job) - {"kernels", "cell", "T", "B", "H"} - set(DEFAULTS)
+        if missing or unknown:
+            wrong = [f"it lacks {name}" for name in sorted(missing)]
+            wrong += [f"{name} is unknown" for name in sorted(unknown)]
+            raise ValueError(f"{argument}: {', '.join(wrong)}")
+        jobs.append(job)
+    return jobs
+
+
 def main(arguments):
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if arguments else 2
+    try:
+        jobs = jobs_of(arguments)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     warnings.simplefilter("ignore")  # numbers that overflow on purpose
     torch.set_num_threads(1)
-    for argument in arguments:
-        print(json.dumps(result(DEFAULTS | json.loads(argument))), flush=True)
+    for job in jobs:
+        print(json.dumps(result(job)), flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))
