@@ -45,7 +45,7 @@ def microseconds_a_step(tile: Tile, H: int, G: int, dtype: torch.dtype, input_pr
     through_shared /= SHARED_BYTES
     if on_tensor_cores:
         depth = 8 if dtype.itemsize == 4 else 16
-        instructions = (k / tile.num_warps / depth) * (tile.block_b / 16) * (columns / 8)
+        instructions = (k / tile.num_warps / depth) * max(1, tile.block_b / 16) * (columns / 8)
         arithmetic = instructions * TENSOR_CORE_CYCLES
     else:
         arithmetic = tile.block_b * columns * k / MULTIPLY_ADDS

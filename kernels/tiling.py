@@ -22,10 +22,12 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "on")
 SEQUENCE_BLOCKS = (
     (16, 8), (16, 16), (32, 8), (32, 16), (16, 32), (64, 8), (32, 32), (64, 16), (64, 32),
 )  # fmt: skip
-# Tried before these where tensor cores do not come in, and rows need not be 16. A thread then takes
-# 4 rows × 4 columns and reads each number once for four uses; that there is enough of that for all
-# threads, K is divided into more shares than warps.
-FEW_ROWS = ((4, 16), (4, 32), (8, 16), (8, 32))
+# Tried before these, one program a multiprocessor: half as many rows are half as many bytes to
+# exchange, and tensor cores have to do no more (their instructions take 16 rows, used or not).
+FEW_ROWS = ((8, 8), (8, 16))
+# The same without tensor cores. A thread takes 4 rows × 4 columns and reads each number once for
+# four uses; that there is enough of that for all threads, K is divided into more shares than warps.
+FEW_ROWS_PLAIN = ((4, 16), (4, 32), (8, 16), (8, 32))
 SEQUENCE_WARPS = 4
 
 # Registers of a thread, of 255, that pieces on their way from L2 may take.
@@ -158,27 +160,32 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
     is_plain = on_nvidia and not on_tensor_cores
     length = triton.next_power_of_2(G * H if backward else H)
     reason = ""
-    for block_b, block_h in (FEW_ROWS if is_plain else ()) + SEQUENCE_BLOCKS:
+    few: tuple[tuple[int, int], ...] = FEW_ROWS_PLAIN if is_plain else FEW_ROWS
+    for block_b, block_h in (few if on_nvidia else ()) + SEQUENCE_BLOCKS:
         if block_b > max(16, triton.next_power_of_2(B)):
             continue
         # AMD's matrix instructions are 16 wide; an RNN has a single gate to fill the width with.
         if block_h < 16 and (G == 1 or (backward and chip.keeps_in == "registers")):
             continue
         columns = block_h if backward or G == 1 else 4 * block_h
+        few_rows = block_b < 16
         # Eight threads side by side want 32 columns, else they meet in the banks of the rows; and
         # two products of so few rows spill.
         if block_b < 8 and (columns < 32 or layers > 1):
             continue
-        few_rows = block_b < 16
+        # Forward little is exchanged: more than that is saved twice as many weights cost.
+        if few_rows and not is_plain and columns > 32:
+            continue
         shares = SEQUENCE_WARPS
-        if few_rows:
+        if few_rows and is_plain:
             shares = max(shares, min(16 * 128 // (block_b * columns), length // 16))
         longest = _longest_piece(is_plain, on_nvidia, shares, block_b, backward, G, layers)
         block_k = max(16, min(longest, length // shares))
+        ahead = REGISTERS_AHEAD // 2 if few_rows and is_plain else REGISTERS_AHEAD
         registers = max(1, shares * block_b * block_k * dtype.itemsize // (4 * 128))  # of a thread
         tile = Tile(
             block_b, block_h, block_k, SEQUENCE_WARPS, 1,
-            ahead=max(1, (REGISTERS_AHEAD // 2 if few_rows else REGISTERS_AHEAD) // registers),
+            ahead=max(1, ahead // registers),
             ptx=on_nvidia, shares=shares,
             # Four lanes read 16 bytes each of a row: a shorter piece does not come as fragments.
             staged=not (on_nvidia and on_tensor_cores and block_k * dtype.itemsize >= 64),
@@ -191,7 +198,7 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
             )
             continue
         # Registers leave room for two programs of 4 warps, whatever the compiler uses (255 each).
-        # With few rows one keeps a multiprocessor's multiply-adders busy.
+        # With few rows two on one multiprocessor would share what takes the time.
         together = 1 if few_rows else min(chip.shared_memory // needed, 2)
         programs = triton.cdiv(H, block_h) * triton.cdiv(B, block_b) * layers
         if programs <= together * chip.multiprocessors:

@@ -438,10 +438,13 @@ class Translator:
                 raise Unknown(i.text)
 
     def do_shfl(self, i):
-        if i.opcode[2] != "bfly":
+        """`shfl.sync.bfly.b32 to, from, mask, 31, -1`, or `idx` with the lane to take from."""
+        source, lane, width, members = i.operands[1:]
+        if i.opcode[2] not in ("bfly", "idx") or (width, members) != ("31", "-1"):
             raise Unknown(i.text)
-        a, mask = self.read(i.operands[1], "U4"), int(i.operands[2])
-        self.write(i, i.operands[0], f"{a}[w.lanes ^ {mask}]", "U4")
+        a, lane = self.read(source, "U4"), self.read(lane, "U4")
+        lane = f"w.lanes ^ {lane}" if i.opcode[2] == "bfly" else f"(w.lanes & 0) + {lane} % 32"
+        self.write(i, i.operands[0], f"{a}[{lane}]", "U4")
 
     # Memory
 
