@@ -4,8 +4,8 @@ r"""Run kernels as they are compiled for a GPU, on a machine without one, and pr
         '{"kernels": "sequence", "cell": "lstm", "precision": "tf32", "T": 3, "B": 32, "H": 256}'
 
 Each argument is a job, each line of output its result as JSON: relative errors against float64
-`torch.nn` by name, the launches, or the error that was raised. It is a process of its own because
-Triton decides when it is imported whether kernels are interpreted.
+`torch.nn` by name, the launches, each kernel's barriers, or the error that was raised. It is a
+process of its own because Triton decides when it is imported whether kernels are interpreted.
 
     kernels    step, sequence or wavefront
     cell, T, B, H, L (2)
@@ -14,6 +14,7 @@ Triton decides when it is imported whether kernels are interpreted.
     seed       of the order in which warps go on
     watch      whether races are looked for
     plant      changes to the PTX before it is run: pairs of texts, or numbers of barriers to drop
+    where      in which kernels, by a part of their name
 """
 
 import json
@@ -34,7 +35,8 @@ from .conftest import Case, relative_error
 from .stacks import Stack
 
 PRECISIONS = COMPILED | {"float16": (torch.float16, "ieee")}
-DEFAULTS = {"precision": "ieee", "chip": "sm_90", "L": 2, "seed": 0, "watch": True, "plant": ()}
+DEFAULTS = {"precision": "ieee", "chip": "sm_90", "L": 2, "seed": 0, "watch": True, "plant": (),
+            "where": ""}  # fmt: skip
 
 
 BARRIER = re.compile(r"bar\.sync\s+0;(?:\s*(?://.*|\.loc.*|\$L__tmp\d+:|bar\.sync\s+0;))*")
@@ -76,11 +78,13 @@ def run(job):
 
 def result(job):
     """What is printed of a job."""
-    translate, mutants = emulated_gpu.translate, []
+    translate, mutants, barriers = emulated_gpu.translate, [], {}
 
     def translate_planted(ptx):
-        mutant = planted(ptx, job["plant"])
+        name = re.search(r"\.entry (\w+)", ptx).group(1)
+        mutant = planted(ptx, job["plant"]) if job["where"] in name else ptx
         mutants.append(mutant != ptx)
+        barriers[name] = len(BARRIER.findall(mutant))
         return translate(mutant)
 
     emulated_gpu.translate = translate_planted
@@ -95,7 +99,8 @@ def result(job):
             raise ValueError(f"{job['plant']} has no place in any of the kernels")
     wanted = reference()
     errors = {name: relative_error(ours[name], wanted[name]) for name in wanted}
-    return {"errors": errors, "launches": [vars(launch) for launch in launches]}
+    launched = [vars(launch) for launch in launches]
+    return {"errors": errors, "launches": launched, "barriers": barriers}
 
 
 def jobs_of(arguments):
