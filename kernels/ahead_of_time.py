@@ -59,6 +59,11 @@ MOST_BARRIERS = {"sequence": 6, "wavefront": 10}
 MOST_BARRIERS_STAGED = {"sequence": 22, "wavefront": 42}
 """Where they pass through shared memory, with two barriers a piece."""
 
+LAUNCH_OPTIONS = (
+    "num_warps", "num_stages", "launch_cooperative_grid", "maxnreg", "enable_fp_fusion",
+)  # fmt: skip
+THREADS = 128  # of a sequence program: four warps
+
 FLOAT32_BUFFERS = ("cs_ptr", "dh_ptr", "dc_ptr")
 COUNTER_BUFFERS = ("counter_ptr",)
 
@@ -201,17 +206,7 @@ def compile_variant(variant: Variant) -> Compiled:
     dtype = PRECISIONS[variant.precision][0]
     target = TARGETS[variant.target]
     options = dict(variant.options)
-    launch = {
-        name: options.pop(name)
-        for name in (
-            "num_warps",
-            "num_stages",
-            "launch_cooperative_grid",
-            "maxnreg",
-            "enable_fp_fusion",
-        )
-        if name in options
-    }
+    launch = {name: options.pop(name) for name in LAUNCH_OPTIONS if name in options}
     signature, aligned = {}, {}
     for position, name in enumerate(variant.function.arg_names):
         if name in options:
@@ -275,7 +270,7 @@ def expected_in_flight(options: dict[str, Any], dtype: torch.dtype) -> int:
     """Vectors of 16 bytes that a thread loads of the pieces asked for at a time."""
     inner = options["H"] * (1 if "SAVE" in options else options["G"])  # forward, backward
     ahead = min(inner, options["AHEAD"] * options["SHARES"] * options["BLOCK_K"])
-    return options["BLOCK_B"] * ahead * dtype.itemsize // (128 * 16)
+    return options["BLOCK_B"] * ahead * dtype.itemsize // (THREADS * 16)
 
 
 def has_product(kernel: str) -> bool:

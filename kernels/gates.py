@@ -105,20 +105,3 @@ def load_saved(
         c = load_tile(cs_ptr + (step + B) * H, rows, units, H, inside, COMPUTE)
         c_prev = load_tile(cs_ptr + step * H, rows, units, H, inside, COMPUTE)
     return s0, s1, s2, s3, h, h_prev, c, c_prev
-
-
-@triton.jit
-def add_shares(shares, SHARES: tl.constexpr, BLOCK_B: tl.constexpr, COLUMNS: tl.constexpr):
-    """The shares' sums (SHARES, BLOCK_B, COLUMNS) added up, in a fixed order: (BLOCK_B, COLUMNS).
-
-    Lanes of a warp that have shares of their own add theirs among themselves. What the four warps
-    have then changes hands once and is added by one thread: `tl.split` wants what it takes apart
-    in one. `tl.sum` over warps takes a dozen barriers to move a tile as small as this.
-    """
-    if SHARES > 4:
-        lanes = tl.reshape(shares, (4, SHARES // 4, BLOCK_B, COLUMNS))
-        shares = tl.sum(lanes, axis=1)
-    apart = tl.permute(shares, (1, 2, 0))
-    even, odd = tl.split(tl.reshape(apart, (BLOCK_B, COLUMNS, 2, 2)))
-    first, second = tl.split(even + odd)
-    return first + second

@@ -29,7 +29,6 @@ import triton.language as tl
 from kernels import tiling
 from kernels.cells import GATES, SAVED, cell_backward, cell_forward
 from kernels.gates import (
-    add_shares,
     load_biases,
     load_gates,
     load_saved,
@@ -37,6 +36,7 @@ from kernels.gates import (
     store_gates,
     store_tile,
 )
+from kernels.product import add_shares
 
 
 @triton.jit

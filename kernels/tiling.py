@@ -1,7 +1,7 @@
 """Block sizes: which tile of the work one program takes, from B, H, the type and the device.
 
 The time loop at B 32 is bound by latency, not by arithmetic: a step is fast when many programs
-each do little. So tiles are small, a few tens of batch rows by 16 units with all their gates, and
+each do little. So tiles are small, 4 to 32 batch rows by 8 to 32 units with all their gates, and
 one program walks the whole of K (H forward, G·H backward) because splitting K would need another
 exchange.
 """
@@ -58,7 +58,7 @@ def step_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str, 
               backward: bool = False) -> Tile:  # fmt: skip
     """Tile of the step kernel for a layer of G gates and H units over B sequences.
 
-    `tl.dot` wants at least 16 in each dimension, so 16 is the smallest block; masks cover the rest.
+    Any B and H: masks cover what a tile has too many of.
     """
     if INTERPRETED:
         # No parallelism to gain: few programs with large blocks, still more than one where H > 64.

@@ -42,12 +42,8 @@ from kernels.gates import (
     store_tile,
 )
 from kernels.grid_barrier import STRIDE, arrive, wait
-from kernels.sequence import (
-    apart,
-    kept_weights,
-    launch_options,
-    product_with_exchanged,
-)
+from kernels.product import apart, kept_weights, product_with_exchanged
+from kernels.sequence import launch_options
 from kernels.step import on_device_of
 
 COUNTER_STRIDE = tl.constexpr(STRIDE)

@@ -4,8 +4,9 @@ r"""Run kernels as they are compiled for a GPU, on a machine without one, and pr
         '{"kernels": "sequence", "cell": "lstm", "precision": "tf32", "T": 3, "B": 32, "H": 256}'
 
 Each argument is a job, each line of output its result as JSON: relative errors against float64
-`torch.nn` by name, the launches, each kernel's barriers, or the error that was raised. It is a
-process of its own because Triton decides when it is imported whether kernels are interpreted.
+`torch.nn` by name, a hash of all results, the launches, each kernel's barriers; or the error that
+was raised. It is a process of its own because Triton decides when it is imported whether kernels
+are interpreted.
 
     kernels    step, sequence or wavefront
     cell, T, B, H, L (2)
@@ -13,10 +14,13 @@ process of its own because Triton decides when it is imported whether kernels ar
     chip       sm_80, sm_90 or sm_100
     seed       of the order in which warps go on
     watch      whether races are looked for
-    plant      changes to the PTX before it is run: pairs of texts, or numbers of barriers to drop
+    plant      changes to the PTX before it is run: pairs of a pattern and what is to stand there
+               instead, or numbers of barriers to drop
     where      in which kernels, by a part of their name
+    multiprocessors  of the chip, where it shall have fewer than the tiles were chosen for
 """
 
+import hashlib
 import json
 import os
 import re
@@ -36,7 +40,7 @@ from .stacks import Stack
 
 PRECISIONS = COMPILED | {"float16": (torch.float16, "ieee")}
 DEFAULTS = {"precision": "ieee", "chip": "sm_90", "L": 2, "seed": 0, "watch": True, "plant": (),
-            "where": ""}  # fmt: skip
+            "where": "", "multiprocessors": None}  # fmt: skip
 
 
 BARRIER = re.compile(r"bar\.sync\s+0;(?:\s*(?://.*|\.loc.*|\$L__tmp\d+:|bar\.sync\s+0;))*")
@@ -55,7 +59,7 @@ def drop_barrier(ptx, number):
 def planted(ptx, changes):
     """The PTX with all changes that it has a place for."""
     for change in changes:
-        ptx = drop_barrier(ptx, change) if isinstance(change, int) else ptx.replace(*change)
+        ptx = drop_barrier(ptx, change) if isinstance(change, int) else re.sub(*change, ptx)
     return ptx
 
 
@@ -89,7 +93,9 @@ def result(job):
 
     emulated_gpu.translate = translate_planted
     try:
-        with emulated_gpu.emulated(job["chip"], job["seed"], job["watch"]) as launches:
+        with emulated_gpu.emulated(
+            job["chip"], job["seed"], job["watch"], job["multiprocessors"]
+        ) as launches:
             ours, reference = run(job)
     except (AssertionError, RuntimeError) as error:
         return {"raised": type(error).__name__, "message": str(error)}
@@ -100,7 +106,12 @@ def result(job):
     wanted = reference()
     errors = {name: relative_error(ours[name], wanted[name]) for name in wanted}
     launched = [vars(launch) for launch in launches]
-    return {"errors": errors, "launches": launched, "barriers": barriers}
+    digest = hashlib.sha256()
+    for name in wanted:
+        digest.update(ours[name].detach().contiguous().view(torch.uint8).numpy().tobytes())
+    return {
+        "errors": errors, "sha256": digest.hexdigest(), "launches": launched, "barriers": barriers,
+    }  # fmt: skip
 
 
 def jobs_of(arguments):

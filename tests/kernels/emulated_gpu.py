@@ -156,7 +156,6 @@ class Warp:
             setattr(self, f"nctaid_{axis}", np.full(32, size, dtype=U4))
         self.looked = {}  # address -> what was there
         self.copies = [[]]
-        self.state = RUNNING
 
     @staticmethod
     def all(value):
@@ -459,8 +458,9 @@ class Machine:
 class Driver:
     """What Triton asks of a GPU's driver."""
 
-    def __init__(self, chip, seed, watch):
+    def __init__(self, chip, seed, watch, multiprocessors):
         self.chip, self.seed, self.watch = tiling.CHIPS[chip], seed, watch
+        self.multiprocessors = multiprocessors or self.chip.multiprocessors
         self.target = GPUTarget("cuda", int(chip.removeprefix("sm_")), 32)
         self.utils = self  # Triton keeps loading and asking there
         self.launches = []
@@ -477,7 +477,7 @@ class Driver:
 
     def get_device_properties(self, device):
         return {"max_shared_mem": self.chip.shared_memory,
-                "multiprocessor_count": self.chip.multiprocessors, "warpSize": 32}  # fmt: skip
+                "multiprocessor_count": self.multiprocessors, "warpSize": 32}  # fmt: skip
 
     def load_binary(self, name, kernel, shared, device):
         return name, name, 0, 0, 1024  # module, function, registers, spills, most threads
@@ -531,19 +531,19 @@ class Driver:
         if launch.cooperative:
             together = max(1, self.chip.shared_memory // (launch.shared + 1024))
             programs = launch.grid[0] * launch.grid[1] * launch.grid[2]
-            if programs > together * self.chip.multiprocessors:
+            if programs > together * self.multiprocessors:
                 raise RuntimeError("too many blocks in cooperative launch")
 
 
 @contextlib.contextmanager
-def emulated(chip="sm_90", seed=0, watch=True):
+def emulated(chip="sm_90", seed=0, watch=True, multiprocessors=None):
     """Within the block kernels run on CPU tensors as if they lay on this chip; yields the launches.
 
     `watch` looks for races in global memory; that takes memory of its own, 8 bytes an element that
-    a program touches, for each program.
+    a program touches, for each program. `multiprocessors`: fewer than the tiles were chosen for.
     """
     assert not tiling.INTERPRETED, "unset TRITON_INTERPRET: what is interpreted is not compiled"
-    gpu = Driver(chip, seed, watch)
+    gpu = Driver(chip, seed, watch, multiprocessors)
     before = driver._active
     saved = tiling.chip_of, torch.cuda.device
     driver.set_active(gpu)

@@ -83,8 +83,8 @@ def recast(expression, kind, to):
 def parse(ptx):
     """The kernel's name, its parameters' sizes, registers by prefix, and lines: labels and code."""
     ptx = re.sub(r"//[^\n]*", "", ptx)
-    head, body = re.search(r"\.entry\s+(\w+)\s*\((.*?)\)[^{]*\{(.*)\n\}", ptx, re.DOTALL), None
-    name, parameters, body = head.groups()
+    entry = re.search(r"\.entry\s+(\w+)\s*\((.*?)\)[^{]*\{(.*)\n\}", ptx, re.DOTALL)
+    name, parameters, body = entry.groups()
     sizes = [int(bits) // 8 for bits in re.findall(r"\.param\s+\.[a-z](\d+)", parameters)]
     registers = {
         prefix: KINDS[kind] for kind, prefix in re.findall(r"\.reg \.(\w+)\s+(%\w+)<", body)
@@ -99,7 +99,6 @@ def parse(ptx):
             continue
         guard = re.match(r"@(!?)(%p\d+)\s+", line)
         code = line[guard.end() :] if guard else line
-        opcode, _, operands = code.partition(" ") if " " in code else code.partition("\t")
         opcode, operands = re.match(r"(\S+)\s*(.*)", code).groups()
         lines.append(
             Instruction(
@@ -303,31 +302,29 @@ class Translator:
             self.write(i, i.operands[0], f"{a} * {b} + {c}", kind)
 
     def do_fma(self, i):
-        kind, (a, b, c) = self.typed(i)
-        self.write(i, i.operands[0], f"w.fma({a}, {b}, {c})", kind)
+        self.call(i, "w.fma")
 
     def do_div(self, i):
         self.infix(i, "/")
 
+    def call(self, i, function):
+        kind, given = self.typed(i)
+        self.write(i, i.operands[0], f"{function}({', '.join(given)})", kind)
+
     def do_ex2(self, i):
-        kind, (a,) = self.typed(i)
-        self.write(i, i.operands[0], f"w.exp2({a})", kind)
+        self.call(i, "w.exp2")
 
     def do_abs(self, i):
-        kind, (a,) = self.typed(i)
-        self.write(i, i.operands[0], f"abs({a})", kind)
+        self.call(i, "abs")
 
     def do_neg(self, i):
-        kind, (a,) = self.typed(i)
-        self.write(i, i.operands[0], f"-{a}", kind)
+        self.call(i, "-")
 
     def do_max(self, i):
-        kind, (a, b) = self.typed(i)
-        self.write(i, i.operands[0], f"w.maximum({a}, {b})", kind)
+        self.call(i, "w.maximum")
 
     def do_min(self, i):
-        kind, (a, b) = self.typed(i)
-        self.write(i, i.operands[0], f"w.minimum({a}, {b})", kind)
+        self.call(i, "w.minimum")
 
     # Bits
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from triton.runtime.interpreter import InterpretedFunction
 
-from kernels import floors, gates, grid_barrier, sequence, step, tiling, wavefront
+from kernels import floors, gates, grid_barrier, product, sequence, step, tiling, wavefront
 from kernels.cells import GATES
 from kernels.function import sequence_layer, step_layer
 
@@ -110,7 +110,7 @@ def plant(monkeypatch, tmp_path, module, *changes):
     spec.loader.exec_module(planted)
     for name, value in vars(planted).items():
         if isinstance(value, InterpretedFunction) and value.fn.__module__ == "planted":
-            for user in (floors, gates, grid_barrier, sequence, step, wavefront):
+            for user in (floors, gates, grid_barrier, product, sequence, step, wavefront):
                 if hasattr(user, name):
                     monkeypatch.setattr(user, name, value)
 
@@ -174,9 +174,6 @@ IN_THE_SEQUENCE = {
     "groups-that-share-a-counter": (
         [("counter_ptr += group * COUNTER_STRIDE", "counter_ptr += 0")], Race,
     ),
-    "rows-without-a-mask": (
-        [("mask = (row < B) & (k < K)", "mask = (row >= 0) & (k < K)")], OutOfBounds,
-    ),
 }  # fmt: skip
 
 
@@ -188,6 +185,14 @@ def test_a_bug_in_the_sequence_kernels_is_found(bug, make_case, monkeypatch, tmp
     case = make_case("lstm", T, B if "groups" in bug else 2, H)
     found = found_by(lambda: case.run(sequence_layer, torch.float32, "cpu"))
     assert found == {found_as}
+
+
+def test_rows_without_a_mask_are_found(make_case, monkeypatch, tmp_path):
+    change = ("mask = (row < B) & (k < K)", "mask = (row >= 0) & (k < K)")
+    plant(monkeypatch, tmp_path, product, change)
+    case = make_case("lstm", T, 2, H)
+    found = found_by(lambda: case.run(sequence_layer, torch.float32, "cpu"))
+    assert found == {OutOfBounds}
 
 
 def test_counters_that_were_not_cleared_are_found(make_case, monkeypatch):

@@ -60,6 +60,13 @@ def test_what_does_not_fit_says_by_how_much():
     assert "KiB of shared memory, tight has 48" in reason
 
 
+def test_plain_multiply_adds_have_sixteen_sums_a_thread():
+    for B, H in SIZES:
+        tile = step_tile(B, H, 3, torch.float32, "ieee")
+        assert tile.block_b * tile.block_h * tile.shares >= 16 * 128
+        assert tile.block_k // tile.shares >= 16  # the least that a product takes along K
+
+
 def test_step_tiles_hold_to_what_a_product_needs():
     for B, H in [*SIZES, (1, 1), (2, 5)]:
         for dtype in (torch.float32, torch.bfloat16):

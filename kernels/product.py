@@ -1,0 +1,201 @@
+"""The recurrent product: rows that other programs wrote, times weights that stay on the chip.
+
+What `kernels/sequence.py` and `kernels/wavefront.py` do in every step, and all that is done for it
+to take little time: where the weights lie, how the rows come, and how K is divided. A product is
+divided into SHARES along K, each summed by itself; `add_shares` adds them up. `kernels/README.md`
+says why.
+"""
+
+# A device function's arguments are Triton values, for which there are no Python types.
+# mypy: disable-error-code="no-untyped-def,assignment"
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+
+@triton.constexpr_function
+def elements(pointer: Any, size: int) -> int:
+    """How many elements of what `pointer` points to are `size` bytes."""
+    return 8 * size // pointer.dtype.element_ty.primitive_bitwidth
+
+
+@triton.jit
+def load_exchanged(pointer, group, start, B, K: tl.constexpr, BLOCK_B: tl.constexpr,
+                   BLOCK_K: tl.constexpr, SHARES: tl.constexpr, UPCAST: tl.constexpr,
+                   COMPUTE: tl.constexpr, STAGED: tl.constexpr):  # fmt: skip
+    """A group's rows, K from `start`, as other programs wrote them: past L1, from L2.
+
+    (SHARES, BLOCK_B, BLOCK_K), one share of K after the other. Staged, they go through shared
+    memory to the product. For tensor cores they need not: a thread loads VECTOR neighbours along K
+    of one row, and the product wants each thread to have elements 4·PAIR apart. Which is which does
+    not matter as long as the weights agree (`kept_weights`), so K is renumbered and every thread
+    keeps what it has. The tile that is loaded then has two dimensions, so that Triton can lay it
+    out in one way only: four lanes side by side, eight rows, then warps.
+    """
+    if STAGED:
+        row = group * BLOCK_B + tl.arange(0, BLOCK_B)[None, :, None]
+        k = start + tl.arange(0, SHARES)[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
+        k = k[:, None, :]
+        mask = (row < B) & (k < K)
+        tile = tl.load(pointer + row * K + k, mask=mask, other=0.0, cache_modifier=".cg")
+    else:
+        PAIR: tl.constexpr = elements(pointer, 4)
+        VECTOR: tl.constexpr = elements(pointer, 16)
+        BLOCKS: tl.constexpr = BLOCK_K // (4 * VECTOR)
+        at = tl.arange(0, BLOCKS * BLOCK_B * SHARES)[:, None]
+        row = group * BLOCK_B + at // (8 * SHARES) % (BLOCK_B // 8) * 8 + at % 8
+        block = at // (SHARES * BLOCK_B) * (4 * VECTOR)
+        k = start + at // 8 % SHARES * BLOCK_K + block + tl.arange(0, 4 * VECTOR)[None, :]
+        mask = (row < B) & (k < K)
+        tile = tl.load(pointer + row * K + k, mask=mask, other=0.0, cache_modifier=".cg")
+        tile = tl.reshape(tile, (BLOCKS, BLOCK_B // 8, SHARES, 8, 4, VECTOR // PAIR, PAIR))
+        tile = tl.reshape(tl.permute(tile, (2, 1, 3, 0, 5, 4, 6)), (SHARES, BLOCK_B, BLOCK_K))
+    return tile.to(COMPUTE) if UPCAST else tile
+
+
+@triton.jit
+def kept_weights(weight_ptr, slice, BACKWARD: tl.constexpr, H: tl.constexpr, G: tl.constexpr,
+                 BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
+                 UPCAST: tl.constexpr, COMPUTE: tl.constexpr, STAGED: tl.constexpr):  # fmt: skip
+    """This slice's rows of W_hh (backward its columns) as (SHARES, BLOCK_K, COLUMNS) tiles.
+
+    Forward all gates stand in one matrix so that one product makes them: column u·P + g is gate g
+    of unit u, with P the gates rounded up to a power of two; K is H. Backward a column is a unit
+    and K is G·H. K is numbered as in `load_exchanged`.
+
+    The tiles are loaded in one dimension, and what is innermost there Triton makes innermost in
+    shared memory, too: K for tensor cores, whose operands run along it, else columns, of which
+    plain multiply-adds take a few side by side. The other way round most fetches would wait for
+    others that want the same bank.
+    """
+    P: tl.constexpr = 1 if BACKWARD or G == 1 else 4
+    COLUMNS: tl.constexpr = BLOCK_H * P
+    K: tl.constexpr = G * H if BACKWARD else H
+    PAIR: tl.constexpr = elements(weight_ptr, 4)
+    VECTOR: tl.constexpr = elements(weight_ptr, 16)
+    at = tl.arange(0, SHARES * COLUMNS * BLOCK_K)
+    column = at % COLUMNS if STAGED else at // BLOCK_K % COLUMNS
+    gate = column % P
+    unit = slice * BLOCK_H + column // P
+    tiles = ()
+    for start in tl.static_range(0, K, SHARES * BLOCK_K):
+        k = start + at // (BLOCK_K * COLUMNS) * BLOCK_K
+        k += at // COLUMNS % BLOCK_K if STAGED else at % BLOCK_K
+        where = k * H + unit if BACKWARD else (gate * H + unit) * H + k
+        # One element at a time: vectors would stand before columns in the order that Triton infers.
+        where = tl.max_contiguous(where, [1])
+        tile = tl.load(weight_ptr + where, mask=(k < K) & (unit < H) & (gate < G), other=0.0)
+        if STAGED:
+            tile = tl.reshape(tile, (SHARES, BLOCK_K, COLUMNS))
+        else:
+            tile = tl.permute(tl.reshape(tile, (SHARES, COLUMNS, BLOCK_K)), (0, 2, 1))
+            tile = tl.reshape(
+                tile, (SHARES, BLOCK_K // (4 * VECTOR), 4, VECTOR // PAIR, PAIR, COLUMNS)
+            )
+            tile = tl.permute(tile, (0, 1, 3, 2, 4, 5))
+            tile = tl.reshape(tile, (SHARES, BLOCK_K, COLUMNS))
+        tiles = tiles + (tile.to(COMPUTE) if UPCAST else tile,)  # noqa: RUF005
+    return tiles
+
+
+@triton.jit
+def under_way(tile, PTX: tl.constexpr):
+    """The tile as it is; no load that stands before this is put off until after it.
+
+    ptxas spares registers: it loads a few vectors, stores them to shared memory and loads the next
+    into the same registers, waiting for L2 every time. It moves no load past a barrier of a warp,
+    so with one here all loads are asked for before the first is waited for.
+    """
+    if PTX and tile.dtype.primitive_bitwidth == 32:
+        tile = tl.inline_asm_elementwise(
+            "bar.warp.sync 0xffffffff;", "=f,=f,=f,=f,=f,=f,=f,=f,0,1,2,3,4,5,6,7", [tile],
+            tile.dtype, is_pure=False, pack=8,
+        )  # fmt: skip
+    elif PTX and tile.dtype.primitive_bitwidth == 16:
+        tile = tl.inline_asm_elementwise(
+            "bar.warp.sync 0xffffffff;", "=r,=r,=r,=r,0,1,2,3", [tile],
+            tile.dtype, is_pure=False, pack=8,
+        )  # fmt: skip
+    return tile
+
+
+@triton.jit
+def add_shares(shares, SHARES: tl.constexpr, BLOCK_B: tl.constexpr, COLUMNS: tl.constexpr):
+    """The shares' sums (SHARES, BLOCK_B, COLUMNS) added up, in a fixed order: (BLOCK_B, COLUMNS).
+
+    Lanes of a warp that have shares of their own add theirs among themselves. What the four warps
+    have then changes hands once and is added by one thread: `tl.split` wants what it takes apart
+    in one. `tl.sum` over warps takes a dozen barriers to move a tile as small as this.
+    """
+    if SHARES > 4:
+        lanes = tl.reshape(shares, (4, SHARES // 4, BLOCK_B, COLUMNS))
+        shares = tl.sum(lanes, axis=1)
+    apart = tl.permute(shares, (1, 2, 0))
+    even, odd = tl.split(tl.reshape(apart, (BLOCK_B, COLUMNS, 2, 2)))
+    first, second = tl.split(even + odd)
+    return first + second
+
+
+@triton.jit
+def product_with_exchanged(pointer, weights, group, B, K: tl.constexpr, BLOCK_B: tl.constexpr,
+                           COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
+                           PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
+                           AHEAD: tl.constexpr, PTX: tl.constexpr,
+                           STAGED: tl.constexpr):  # fmt: skip
+    """(rows, K) as other programs wrote it, times the kept weights: (BLOCK_B, COLUMNS).
+
+    The result is small, 16 × 32 say, and K long, so the warps divide K among them (the first
+    dimension) instead of the result, and their sums are added at the end. One accumulator would
+    also chain a warp's tensor-core instructions, each waiting for the one before; four take turns.
+    (A thread that multiplies and adds by itself has 16 sums, enough to have no need to wait.)
+    AHEAD pieces of the rows are asked for at a time. All sums have a fixed order.
+    """
+    TURNS: tl.constexpr = 1 if PRECISION == "ieee" and elements(pointer, 4) == 1 else 4
+    DEPTH: tl.constexpr = SHARES * BLOCK_K
+    CHUNKS: tl.constexpr = (K + DEPTH - 1) // DEPTH
+    pieces = ()
+    for chunk in tl.static_range(min(AHEAD, CHUNKS)):
+        piece = load_exchanged(
+            pointer, group, chunk * DEPTH, B, K, BLOCK_B, BLOCK_K, SHARES,
+            UPCAST, COMPUTE, STAGED,
+        )  # fmt: skip
+        pieces = pieces + (piece,)  # noqa: RUF005
+    a0 = tl.zeros((SHARES, BLOCK_B, COLUMNS), dtype=COMPUTE)
+    a1 = a0
+    a2 = a0
+    a3 = a0
+    for chunk in tl.static_range(CHUNKS):
+        whole = under_way(pieces[chunk], PTX)
+        if chunk + AHEAD < CHUNKS:
+            piece = load_exchanged(
+                pointer, group, (chunk + AHEAD) * DEPTH, B, K, BLOCK_B, BLOCK_K, SHARES,
+                UPCAST, COMPUTE, STAGED,
+            )  # fmt: skip
+            pieces = pieces + (piece,)  # noqa: RUF005
+        w = weights[chunk]
+        if chunk % TURNS == 0:
+            a0 = tl.dot(whole, w, a0, input_precision=PRECISION, out_dtype=COMPUTE)
+        elif chunk % TURNS == 1:
+            a1 = tl.dot(whole, w, a1, input_precision=PRECISION, out_dtype=COMPUTE)
+        elif chunk % TURNS == 2:
+            a2 = tl.dot(whole, w, a2, input_precision=PRECISION, out_dtype=COMPUTE)
+        else:
+            a3 = tl.dot(whole, w, a3, input_precision=PRECISION, out_dtype=COMPUTE)
+    if TURNS == 4:
+        a0 = (a0 + a1) + (a2 + a3)
+    return add_shares(a0, SHARES, BLOCK_B, COLUMNS)
+
+
+@triton.jit
+def apart(product, P: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr):
+    """Undo the interleaving of `kept_weights`: four tiles (BLOCK_B, BLOCK_H), one a gate."""
+    if P == 4:
+        even, odd = tl.split(tl.reshape(product, (BLOCK_B, BLOCK_H, 2, 2)))
+        p0, p2 = tl.split(even)
+        p1, p3 = tl.split(odd)
+        return p0, p1, p2, p3
+    else:
+        tl.static_assert(P == 1, "a cell has one gate, or three or four")
+        return product, product, product, product
