@@ -69,7 +69,7 @@ def prepare_at_once(device: str, threads: int, hurried: bool) -> int:
     """
     if hurried:
         return threads + 1  # one more than processors: while one loads, the others compute
-    return 1 if device == "cpu" else max(1, (os.cpu_count() or 1) // 4)
+    return 1 if device == "cpu" else max(1, (os.cpu_count() or 1) // 2)
 
 
 def describe(device: str, threads: int) -> dict[str, dict[str, Any]]:

@@ -20,10 +20,16 @@ from typing import Any
 from bench.kernel_table import Spec
 from bench.worker_process import CACHE_PREFIX, WorkerEnded, WorkerProcess, worker_environment
 
-ROW_SECONDS = 90.0
+ROW_SECONDS = 45.0
 """What a row may take, compiling and checking included."""
 
 PLAN_SECONDS = 120.0
+
+SAME_KERNEL = (
+    "kernel", "cell", "num_layers", "hidden_size", "batch_size", "num_steps", "dtype",
+    "matmul_precision",
+)  # fmt: skip
+"""Rows that agree in these run the same kernels."""
 
 MODULE = "bench.kernel_worker"
 
@@ -137,10 +143,22 @@ class KernelRun:
                         reason = f"took longer than the {ROW_SECONDS:.0f} s a row may take"
                     keep({**self.rows[current], "status": ended.status, "reason": reason})
                     waiting.remove(current)
+                    if ended.status == "timeout":
+                        self._give_up_like(current, waiting, keep)
             self._end_child()
         for row_id in waiting:
             reason = "the run's time was used up: give --max-minutes more, or fewer layers"
             keep({**self.rows[row_id], "status": "timeout", "reason": reason})
+
+    def _give_up_like(
+        self, hung: str, waiting: list[str], keep: Callable[[Mapping[str, Any]], None]
+    ) -> None:
+        """What hung once would hang again: other rows of the same kernels are not tried."""
+        for row_id in list(waiting):
+            row = self.rows[row_id]
+            if all(row.get(name) == self.rows[hung].get(name) for name in SAME_KERNEL):
+                keep({**row, "status": "timeout", "reason": f"not tried: {hung} took too long"})
+                waiting.remove(row_id)
 
     def _start(self) -> KernelProcess:
         """A child that has said its rows."""

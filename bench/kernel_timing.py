@@ -18,6 +18,9 @@ MOST_SECONDS = 1.0
 
 FEWEST_SAMPLES = 6
 
+WARM_UP_SECONDS = 0.05
+"""Calls before the first sample: a GPU that was idle has yet to raise its clocks."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -34,9 +37,12 @@ def time_on_gpu(call: Callable[[], object], execution: str) -> Timing:
     before it left.
     """
     run = _captured(call) if execution == "cuda_graph" else call
-    for _ in range(3):
+    until = time.monotonic() + WARM_UP_SECONDS
+    while True:
         run()
-    torch.cuda.synchronize()
+        torch.cuda.synchronize()
+        if time.monotonic() >= until:
+            break
     calls = 1
     while True:  # double until a sample is long enough; the first ones also warm up
         milliseconds = _sample(run, calls)

@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from bench import gpu_monitor
+from deeprnn.precision import set_matmul_precision
 
 CONTENDED_ABOVE = 0.10
 """A round is marked when others used more than this share of the machine's processors."""
@@ -42,6 +43,17 @@ class Timing:
         busy, own, start = self._since
         self.seconds += now - start
         self._others_seconds += (_busy_seconds() - busy) - (time.process_time() - own)
+
+
+def set_precision(matmul_precision: str, dtype: str) -> None:
+    """The precision of float32 products, and tensor cores for a type that is nothing without them.
+
+    PyTorch gives a bfloat16 RNN to cuDNN, and takes tensor cores away from it wherever TF32 is not
+    allowed (``ATen/cudnn/Descriptors.h``); from float16 it does not.
+    """
+    set_matmul_precision(matmul_precision)
+    if dtype == "bfloat16":
+        torch.backends.cudnn.allow_tf32 = True
 
 
 @contextmanager

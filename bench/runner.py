@@ -34,6 +34,8 @@ TURN_SECONDS = 0.25
 
 MOST_EPOCHS_A_TURN = 25
 
+FEWEST_TURNS = 10
+
 PREPARATION_SECONDS = 6.0
 """A guess, for the progress display alone."""
 
@@ -302,7 +304,9 @@ class Runner:
         if any(not a.rounds for a in active):
             return 1  # the warm-up, and the first look at how long an epoch takes
         fastest = min(a.rounds[-1]["seconds"] for a in active)
-        return max(1, min(MOST_EPOCHS_A_TURN, math.ceil(TURN_SECONDS / fastest)))
+        # Factors are paired by turn: however short an epoch is, there are turns to pair.
+        longest = min(MOST_EPOCHS_A_TURN, max(a.workload["epochs"] for a in active) // FEWEST_TURNS)
+        return max(1, min(longest, math.ceil(TURN_SECONDS / fastest)))
 
     def _headline(self, active: ActiveCase) -> str:
         last = active.rounds[-1]

@@ -163,7 +163,8 @@ class WorkerProcess:
         # The whole group, also when the worker itself is gone: compilers start processes too.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(30)  # a driver may have to end a kernel first, and may not manage
         self._log_file.close()
         if self._own_cache is not None:
             shutil.rmtree(self._own_cache, ignore_errors=True)

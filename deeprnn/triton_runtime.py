@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from deeprnn.cells import State
 from deeprnn.precision import get_matmul_precision
 from deeprnn.stack import DeepRNN
-from deeprnn.support import Request
+from deeprnn.support import Request, Requirement
+from kernels.function import why_no_sequence
+from kernels.prediction import predict
 from kernels.tiling import INTERPRETED
 
 INTERPRETED_ON = ("cpu", "cuda") if INTERPRETED else ()
@@ -37,6 +39,43 @@ def loops_in_the_interpreter(request: Request) -> str | None:
             f"{numpy.__version__}: install triton>=3.9 or numpy<2.4"
         )
     return None
+
+
+def a_gpu_to_train_on(request: Request) -> str | None:
+    """Not an interpreter: there one Triton implementation of each kind is trained, not all."""
+    if request.device == "cuda":
+        return None
+    return "needs a GPU; in the interpreter its kernel is checked by the tests alone"
+
+
+def room_on_the_chip(*, marked: bool) -> Requirement:
+    """All programs of the sequence kernel at once, or of the dataflow kernel, if ``marked``."""
+
+    def room(request: Request) -> str | None:
+        return why_no_sequence(
+            request.cell,
+            request.batch_size,
+            request.hidden_size,
+            getattr(torch, request.dtype),
+            request.matmul_precision,
+            torch.device(request.device),
+            marked=marked,
+        )
+
+    return room
+
+
+def predicted_steps(request: Request, *, marked: bool) -> dict[str, float]:
+    """Microseconds a step by direction, reckoned before measuring (``kernels/prediction.py``)."""
+    parts = predict(
+        request.cell,
+        request.batch_size,
+        request.hidden_size,
+        getattr(torch, request.dtype),
+        request.matmul_precision,
+        marked=marked,
+    )
+    return {direction: figures["step"] for direction, figures in parts.items()}
 
 
 def describe_backend(y: Tensor) -> str:

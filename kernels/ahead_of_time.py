@@ -54,9 +54,9 @@ TARGETS = {
 }
 
 TRITON_TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-MOST_BARRIERS = {"sequence": 6, "wavefront": 10}
+MOST_BARRIERS = {"sequence": 6, "dataflow": 2, "wavefront": 10}
 """In one step, where rows come as tensor cores want them."""
-MOST_BARRIERS_STAGED = {"sequence": 22, "wavefront": 42}
+MOST_BARRIERS_STAGED = {"sequence": 22, "dataflow": 4, "wavefront": 42}
 """Where they pass through shared memory, with two barriers a piece."""
 
 LAUNCH_OPTIONS = (
@@ -137,13 +137,18 @@ def step_variant(kernel: str, cell: str, H: int, precision: str,
 
 def sequence_variant(kernel: str, cell: str, H: int, precision: str,
                      target: str) -> Iterator[Variant]:  # fmt: skip
-    """The sequence kernel as `kernels.sequence` launches it, if it fits on the chip."""
+    """The sequence or dataflow kernel as `kernels.sequence` launches it, if it fits on the chip."""
     dtype, input_precision = PRECISIONS[precision]
-    tiles = tiling.sequence_tiles(BATCH, H, GATES[cell], dtype, input_precision, CHIPS[target])
+    marked = kernel.startswith("dataflow")
+    tiles = tiling.sequence_tiles(
+        BATCH, H, GATES[cell], dtype, input_precision, CHIPS[target], marked=marked
+    )
     if isinstance(tiles, str):
         return
-    backward = kernel == "sequence_backward"
-    options = sequence.launch_options(cell, H, dtype, tiles[backward], input_precision)
+    backward = kernel.endswith("backward")
+    options = {"MARKED": marked} | sequence.launch_options(
+        cell, H, dtype, tiles[backward], input_precision
+    )
     if backward:
         function = sequence.sequence_backward_kernel
     else:
@@ -194,6 +199,8 @@ KERNELS = {
     "step_backward": step_variant,
     "sequence_forward": sequence_variant,
     "sequence_backward": sequence_variant,
+    "dataflow_forward": sequence_variant,
+    "dataflow_backward": sequence_variant,
     "wavefront_forward": wavefront_variant,
     "wavefront_backward": wavefront_variant,
     "floor_barrier": floor_variant,
@@ -263,7 +270,7 @@ def expected_shared(variant: Variant) -> int:
 
 def loops_over_time(kernel: str) -> bool:
     """Whether a launch is a whole sequence; the step kernel's loop is over K."""
-    return kernel.startswith(("sequence", "wavefront"))
+    return kernel.startswith(("sequence", "dataflow", "wavefront"))
 
 
 def expected_in_flight(options: dict[str, Any], dtype: torch.dtype) -> int:

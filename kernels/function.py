@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import sequence, step, tiling
+from kernels import dataflow, sequence, step, tiling
 from kernels.cells import GATES, SAVED
 
 State = Tensor | tuple[Tensor, Tensor]
@@ -55,10 +55,23 @@ def sequence_layer(cell: str, gates_x: Tensor, weight_hh: Tensor, bias_hh: Tenso
     return _layer(sequence, cell, gates_x, weight_hh, bias_hh, state, input_precision)
 
 
+def dataflow_layer(cell: str, gates_x: Tensor, weight_hh: Tensor, bias_hh: Tensor, state: State, *,
+                   input_precision: str = "ieee") -> tuple[Tensor, State]:  # fmt: skip
+    """`sequence_layer` without a barrier between its steps: same arguments, same results.
+
+    Raises ValueError also where the layer does not fit on the chip; `why_no_sequence` tells before.
+    """
+    return _layer(dataflow, cell, gates_x, weight_hh, bias_hh, state, input_precision)
+
+
 def why_no_sequence(cell: str, B: int, H: int, dtype: torch.dtype, input_precision: str,
-                    device: torch.device) -> str | None:  # fmt: skip
-    """Why `sequence_layer` cannot run a layer on `device`, in one line; None if it can."""
-    found = tiling.sequence_tiles(B, H, GATES[cell], dtype, input_precision, tiling.chip_of(device))
+                    device: torch.device, *, marked: bool = False) -> str | None:  # fmt: skip
+    """Why `sequence_layer` cannot run a layer on `device`, in one line; None if it can.
+
+    With `marked`: why `dataflow_layer` cannot.
+    """
+    chip = tiling.chip_of(device)
+    found = tiling.sequence_tiles(B, H, GATES[cell], dtype, input_precision, chip, marked=marked)
     return found if isinstance(found, str) else None
 
 

@@ -2,8 +2,9 @@
 
 A step is a chain, one part after the other:
 
-    barrier     everybody arrives, everybody sees it
-    exchange    the rows of h (or dgates) come from L2: a latency, then bytes
+    barrier     everybody arrives, everybody sees it; with marked rows there is none
+    exchange    the rows of h (or dgates) come from L2: a latency, then bytes; with marked rows
+                also the way of what is written to L2, and the look that came too early
     product     what it needs passes through shared memory; arithmetic may take longer
     rest        the warps' sums meet, gates, the write of the new slice
 
@@ -20,6 +21,7 @@ from kernels.tiling import CHIPS, Tile, sequence_tiles, uses_tensor_cores
 CLOCK = 1700.0  # cycles a microsecond under load; the H100 data sheet allows up to 1980
 BARRIER = 0.6  # microseconds, a grid barrier on a recent card; by others
 L2_LATENCY = 270.0  # cycles; published microbenchmarks of the H100
+WRITE_TRIPS = 1.0  # of the same latency, until others can see what was written; a guess
 L2_BYTES = 64.0  # a cycle and multiprocessor
 SHARED_BYTES = 128.0  # a cycle and multiprocessor
 TENSOR_CORE_CYCLES = 16.0  # one 16×8×8 TF32 (or 16×8×16 bfloat16) instruction of a warp
@@ -49,20 +51,25 @@ def microseconds_a_step(tile: Tile, H: int, G: int, dtype: torch.dtype, input_pr
         arithmetic = instructions * TENSOR_CORE_CYCLES
     else:
         arithmetic = tile.block_b * columns * k / MULTIPLY_ADDS
+    # Programs look again and again: when the last row is there, a look is half over on average.
+    trips = 1 + WRITE_TRIPS + 0.5 if tile.marked else 1
     parts = {
-        "barrier": BARRIER,
-        "exchange": (L2_LATENCY + exchanged / L2_BYTES) / CLOCK,
+        "barrier": 0.0 if tile.marked else BARRIER,
+        "exchange": (trips * L2_LATENCY + exchanged / L2_BYTES) / CLOCK,
         "product": max(through_shared, arithmetic) / CLOCK,
         "rest": REST / CLOCK,
     }
     return parts | {"step": sum(parts.values())}
 
 
-def predict(cell: str, B: int, H: int, dtype: torch.dtype,
-            input_precision: str) -> dict[str, dict[str, float]]:  # fmt: skip
-    """The parts of a step by direction, "forward" and "backward"; empty where it does not fit."""
+def predict(cell: str, B: int, H: int, dtype: torch.dtype, input_precision: str, *,
+            marked: bool = False) -> dict[str, dict[str, float]]:  # fmt: skip
+    """The parts of a step by direction, "forward" and "backward"; empty where it does not fit.
+
+    Of the sequence kernel, or of the dataflow kernel, if rows are `marked`.
+    """
     G = GATES[cell]
-    tiles = sequence_tiles(B, H, G, dtype, input_precision, CHIPS["sm_90"])
+    tiles = sequence_tiles(B, H, G, dtype, input_precision, CHIPS["sm_90"], marked=marked)
     if isinstance(tiles, str):
         return {}
     return {
@@ -75,13 +82,18 @@ def main() -> None:
     """Print the reckoning for the published sizes."""
     from kernels.ahead_of_time import BATCH, PRECISIONS, PUBLISHED
 
-    print("| cell | H | precision | direction | barrier | exchange | product | rest | µs a step |")
-    print("|---" * 9 + "|")
-    for cell, H in PUBLISHED.items():
-        for precision, (dtype, input_precision) in PRECISIONS.items():
-            for direction, parts in predict(cell, BATCH, H, dtype, input_precision).items():
-                figures = " | ".join(f"{value:.2f}" for value in parts.values())
-                print(f"| {cell} | {H} | {precision} | {direction} | {figures} |")
+    print(
+        "| kernel | cell | H | precision | direction | barrier | exchange | product | rest "
+        "| µs a step |"
+    )
+    print("|---" * 10 + "|")
+    for marked, kernel in ((False, "sequence"), (True, "dataflow")):
+        for cell, H in PUBLISHED.items():
+            for precision, (dtype, input_precision) in PRECISIONS.items():
+                found = predict(cell, BATCH, H, dtype, input_precision, marked=marked)
+                for direction, parts in found.items():
+                    figures = " | ".join(f"{value:.2f}" for value in parts.values())
+                    print(f"| {kernel} | {cell} | {H} | {precision} | {direction} | {figures} |")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,39 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from kernels.marks import elements_of, look_constraints, look_until_written, words_of
+
 
 @triton.constexpr_function
 def elements(pointer: Any, size: int) -> int:
     """How many elements of what `pointer` points to are `size` bytes."""
     return 8 * size // pointer.dtype.element_ty.primitive_bitwidth
+
+
+@triton.jit
+def places(pointer, group, start, B, K: tl.constexpr, BLOCK_B: tl.constexpr,
+           BLOCK_K: tl.constexpr, SHARES: tl.constexpr, STAGED: tl.constexpr,
+           STRIDE: tl.constexpr):  # fmt: skip
+    """Where a group's rows lie, K from `start`: every STRIDE-th element, and whether it exists.
+
+    Staged, as (SHARES, BLOCK_B, BLOCK_K / STRIDE), one share of K after the other. For tensor cores
+    as two dimensions, so that Triton can lay them out in one way only: four lanes side by side,
+    VECTOR neighbours along K each, eight rows, then warps.
+    """
+    if STAGED:
+        row = group * BLOCK_B + tl.arange(0, BLOCK_B)[None, :, None]
+        k = tl.arange(0, BLOCK_K // STRIDE) * STRIDE
+        k = start + tl.arange(0, SHARES)[:, None] * BLOCK_K + k[None, :]
+        k = k[:, None, :]
+    else:
+        VECTOR: tl.constexpr = elements(pointer, 16)
+        BLOCKS: tl.constexpr = BLOCK_K // (4 * VECTOR)
+        at = tl.arange(0, BLOCKS * BLOCK_B * SHARES)[:, None]
+        row = group * BLOCK_B + at // (8 * SHARES) % (BLOCK_B // 8) * 8 + at % 8
+        block = at // (SHARES * BLOCK_B) * (4 * VECTOR)
+        k = start + at // 8 % SHARES * BLOCK_K + block
+        k += tl.arange(0, 4 * VECTOR // STRIDE)[None, :] * STRIDE
+    return pointer + row * K + k, (row < B) & (k < K)
 
 
 @triton.jit
@@ -28,42 +56,97 @@ def load_exchanged(pointer, group, start, B, K: tl.constexpr, BLOCK_B: tl.conste
     """A group's rows, K from `start`, as other programs wrote them: past L1, from L2.
 
     (SHARES, BLOCK_B, BLOCK_K), one share of K after the other. Staged, they go through shared
-    memory to the product. For tensor cores they need not: a thread loads VECTOR neighbours along K
-    of one row, and the product wants each thread to have elements 4·PAIR apart. Which is which does
-    not matter as long as the weights agree (`kept_weights`), so K is renumbered and every thread
-    keeps what it has. The tile that is loaded then has two dimensions, so that Triton can lay it
-    out in one way only: four lanes side by side, eight rows, then warps.
+    memory to the product. For tensor cores they need not: a thread has VECTOR neighbours along K of
+    one row, and the product wants each thread to have elements 4·PAIR apart. Which is which does
+    not matter as long as the weights agree (`number_of`), so K is renumbered and every thread keeps
+    what it has.
     """
-    if STAGED:
-        row = group * BLOCK_B + tl.arange(0, BLOCK_B)[None, :, None]
-        k = start + tl.arange(0, SHARES)[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
-        k = k[:, None, :]
-        mask = (row < B) & (k < K)
-        tile = tl.load(pointer + row * K + k, mask=mask, other=0.0, cache_modifier=".cg")
-    else:
+    where, mask = places(pointer, group, start, B, K, BLOCK_B, BLOCK_K, SHARES, STAGED, 1)
+    tile = tl.load(where, mask=mask, other=0.0, cache_modifier=".cg")
+    if not STAGED:
         PAIR: tl.constexpr = elements(pointer, 4)
         VECTOR: tl.constexpr = elements(pointer, 16)
         BLOCKS: tl.constexpr = BLOCK_K // (4 * VECTOR)
-        at = tl.arange(0, BLOCKS * BLOCK_B * SHARES)[:, None]
-        row = group * BLOCK_B + at // (8 * SHARES) % (BLOCK_B // 8) * 8 + at % 8
-        block = at // (SHARES * BLOCK_B) * (4 * VECTOR)
-        k = start + at // 8 % SHARES * BLOCK_K + block + tl.arange(0, 4 * VECTOR)[None, :]
-        mask = (row < B) & (k < K)
-        tile = tl.load(pointer + row * K + k, mask=mask, other=0.0, cache_modifier=".cg")
         tile = tl.reshape(tile, (BLOCKS, BLOCK_B // 8, SHARES, 8, 4, VECTOR // PAIR, PAIR))
         tile = tl.reshape(tl.permute(tile, (2, 1, 3, 0, 5, 4, 6)), (SHARES, BLOCK_B, BLOCK_K))
     return tile.to(COMPUTE) if UPCAST else tile
 
 
 @triton.jit
+def load_when_written(pointer, group, start, B, waits, K: tl.constexpr, PIECES: tl.constexpr,
+                      BLOCK_B: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
+                      STAGED: tl.constexpr):  # fmt: skip
+    """PIECES pieces of a group's rows, each element once it is no mark, if `waits`.
+
+    For tensor cores a piece comes as four, one for each word of the vectors: (SHARES, BLOCK_B,
+    BLOCK_K / 4), so that no thread has to give away or to put together anything, and the weights
+    are divided in the same way (`number_of`). K is a multiple of VECTOR then, so that vectors of 16
+    bytes lie at addresses that are one, too.
+    """
+    WORDS: tl.constexpr = 1 if STAGED else 4
+    VECTOR: tl.constexpr = elements(pointer, 4 * WORDS)
+    BLOCKS: tl.constexpr = BLOCK_K // (4 * VECTOR)  # VECTOR is four lanes' words of 4 bytes, too
+    waits = tl.cast(waits, tl.int32)
+    anchor = waits
+    if not STAGED:
+        # Triton keeps the layout that it gives to a load, and what is read below gets the same:
+        # four lanes side by side, one vector each. This load never happens, which Triton cannot
+        # know; the odd address keeps it from taking more than one side by side.
+        row = tl.arange(0, BLOCKS * BLOCK_B * SHARES)[:, None]
+        nowhere = pointer + waits + (row * 4 + tl.arange(0, 4)[None, :])
+        anchor = tl.load(nowhere, mask=(row >= 0) & (B < 0), other=0.0).to(tl.float32)
+    addresses = ()
+    for piece in tl.static_range(PIECES):
+        where, mask = places(
+            pointer, group, start + piece * SHARES * BLOCK_K, B, K, BLOCK_B, BLOCK_K, SHARES,
+            STAGED, VECTOR,
+        )  # fmt: skip
+        where = tl.where(mask, where.to(tl.int64), 0)
+        addresses = addresses + (where,)  # noqa: RUF005
+    PACK: tl.constexpr = BLOCK_B * BLOCK_K * SHARES // VECTOR // 128  # vectors a thread and piece
+    words = tl.inline_asm_elementwise(
+        look_until_written(PIECES, PACK, WORDS, elements(pointer, 4) == 2),
+        look_constraints(PIECES, PACK, WORDS),
+        addresses + (waits, anchor),  # noqa: RUF005
+        dtype=words_of(pointer.dtype.element_ty, WORDS * PIECES), is_pure=False, pack=PACK,
+    )  # fmt: skip
+    tiles = ()
+    for word in tl.static_range(WORDS * PIECES):
+        tile = elements_of(words[word], pointer.dtype.element_ty)
+        if not STAGED:
+            tile = tl.reshape(tile, (BLOCKS, BLOCK_B // 8, SHARES, 8, VECTOR))
+            tile = tl.permute(tile, (2, 1, 3, 0, 4))
+        tiles = tiles + (tl.reshape(tile, (SHARES, BLOCK_B, BLOCK_K // WORDS)),)  # noqa: RUF005
+    return tiles
+
+
+@triton.jit
+def number_of(at, word, PAIR: tl.constexpr, VECTOR: tl.constexpr, WORDS: tl.constexpr):
+    """Where along K the element stands that a product takes as its `at`-th, within a piece.
+
+    Tensor cores take PAIR elements of each of four lanes in turn, which have VECTOR neighbours
+    each: as one piece the first words of all, then the second words of all, and so on; or the
+    words are pieces of their own.
+    """
+    if WORDS == 1:
+        word = at // (4 * PAIR) % (VECTOR // PAIR)
+        block = at // (4 * VECTOR)
+    else:
+        block = at // (4 * PAIR)
+    lane = at // PAIR % 4
+    return block * 4 * VECTOR + lane * VECTOR + word * PAIR + at % PAIR
+
+
+@triton.jit
 def kept_weights(weight_ptr, slice, BACKWARD: tl.constexpr, H: tl.constexpr, G: tl.constexpr,
                  BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
-                 UPCAST: tl.constexpr, COMPUTE: tl.constexpr, STAGED: tl.constexpr):  # fmt: skip
-    """This slice's rows of W_hh (backward its columns) as (SHARES, BLOCK_K, COLUMNS) tiles.
+                 UPCAST: tl.constexpr, COMPUTE: tl.constexpr, STAGED: tl.constexpr,
+                 WORDS: tl.constexpr = 1):  # fmt: skip
+    """This slice's rows of W_hh (backward its columns): (SHARES, BLOCK_K / WORDS, COLUMNS) tiles.
 
     Forward all gates stand in one matrix so that one product makes them: column u·P + g is gate g
     of unit u, with P the gates rounded up to a power of two; K is H. Backward a column is a unit
-    and K is G·H. K is numbered as in `load_exchanged`.
+    and K is G·H. For tensor cores K is numbered as the rows come (`number_of`).
 
     The tiles are loaded in one dimension, and what is innermost there Triton makes innermost in
     shared memory, too: K for tensor cores, whose operands run along it, else columns, of which
@@ -73,29 +156,29 @@ def kept_weights(weight_ptr, slice, BACKWARD: tl.constexpr, H: tl.constexpr, G: 
     P: tl.constexpr = 1 if BACKWARD or G == 1 else 4
     COLUMNS: tl.constexpr = BLOCK_H * P
     K: tl.constexpr = G * H if BACKWARD else H
+    PART: tl.constexpr = BLOCK_K // WORDS
     PAIR: tl.constexpr = elements(weight_ptr, 4)
     VECTOR: tl.constexpr = elements(weight_ptr, 16)
-    at = tl.arange(0, SHARES * COLUMNS * BLOCK_K)
-    column = at % COLUMNS if STAGED else at // BLOCK_K % COLUMNS
+    at = tl.arange(0, SHARES * COLUMNS * PART)
+    column = at % COLUMNS if STAGED else at // PART % COLUMNS
+    share = at // (PART * COLUMNS)
     gate = column % P
     unit = slice * BLOCK_H + column // P
     tiles = ()
-    for start in tl.static_range(0, K, SHARES * BLOCK_K):
-        k = start + at // (BLOCK_K * COLUMNS) * BLOCK_K
-        k += at // COLUMNS % BLOCK_K if STAGED else at % BLOCK_K
+    for part in tl.static_range((K + SHARES * BLOCK_K - 1) // (SHARES * BLOCK_K) * WORDS):
+        if STAGED:
+            within = at // COLUMNS % PART
+        else:
+            within = number_of(at % PART, part % WORDS, PAIR, VECTOR, WORDS)
+        k = (part // WORDS * SHARES + share) * BLOCK_K + within
         where = k * H + unit if BACKWARD else (gate * H + unit) * H + k
         # One element at a time: vectors would stand before columns in the order that Triton infers.
         where = tl.max_contiguous(where, [1])
         tile = tl.load(weight_ptr + where, mask=(k < K) & (unit < H) & (gate < G), other=0.0)
         if STAGED:
-            tile = tl.reshape(tile, (SHARES, BLOCK_K, COLUMNS))
+            tile = tl.reshape(tile, (SHARES, PART, COLUMNS))
         else:
-            tile = tl.permute(tl.reshape(tile, (SHARES, COLUMNS, BLOCK_K)), (0, 2, 1))
-            tile = tl.reshape(
-                tile, (SHARES, BLOCK_K // (4 * VECTOR), 4, VECTOR // PAIR, PAIR, COLUMNS)
-            )
-            tile = tl.permute(tile, (0, 1, 3, 2, 4, 5))
-            tile = tl.reshape(tile, (SHARES, BLOCK_K, COLUMNS))
+            tile = tl.permute(tl.reshape(tile, (SHARES, COLUMNS, PART)), (0, 2, 1))
         tiles = tiles + (tile.to(COMPUTE) if UPCAST else tile,)  # noqa: RUF005
     return tiles
 
@@ -142,8 +225,8 @@ def add_shares(shares, SHARES: tl.constexpr, BLOCK_B: tl.constexpr, COLUMNS: tl.
 def product_with_exchanged(pointer, weights, group, B, K: tl.constexpr, BLOCK_B: tl.constexpr,
                            COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
                            PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
-                           AHEAD: tl.constexpr, PTX: tl.constexpr,
-                           STAGED: tl.constexpr):  # fmt: skip
+                           AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr,
+                           MARKED: tl.constexpr = False, waits=True):  # fmt: skip
     """(rows, K) as other programs wrote it, times the kept weights: (BLOCK_B, COLUMNS).
 
     The result is small, 16 × 32 say, and K long, so the warps divide K among them (the first
@@ -151,12 +234,17 @@ def product_with_exchanged(pointer, weights, group, B, K: tl.constexpr, BLOCK_B:
     also chain a warp's tensor-core instructions, each waiting for the one before; four take turns.
     (A thread that multiplies and adds by itself has 16 sums, enough to have no need to wait.)
     AHEAD pieces of the rows are asked for at a time. All sums have a fixed order.
+
+    MARKED rows are waited for here (`kernels/marks.py`), unless they were there before the launch:
+    then `waits` is false. Others have been waited for.
     """
+    LOOK: tl.constexpr = MARKED and PTX  # in the interpreter rows are there
+    WORDS: tl.constexpr = 4 if LOOK and not STAGED else 1
     TURNS: tl.constexpr = 1 if PRECISION == "ieee" and elements(pointer, 4) == 1 else 4
     DEPTH: tl.constexpr = SHARES * BLOCK_K
     CHUNKS: tl.constexpr = (K + DEPTH - 1) // DEPTH
     pieces = ()
-    for chunk in tl.static_range(min(AHEAD, CHUNKS)):
+    for chunk in tl.static_range(0 if LOOK else min(AHEAD, CHUNKS)):
         piece = load_exchanged(
             pointer, group, chunk * DEPTH, B, K, BLOCK_B, BLOCK_K, SHARES,
             UPCAST, COMPUTE, STAGED,
@@ -166,20 +254,26 @@ def product_with_exchanged(pointer, weights, group, B, K: tl.constexpr, BLOCK_B:
     a1 = a0
     a2 = a0
     a3 = a0
-    for chunk in tl.static_range(CHUNKS):
-        whole = under_way(pieces[chunk], PTX)
-        if chunk + AHEAD < CHUNKS:
+    for part in tl.static_range(CHUNKS * WORDS):
+        if LOOK and part % (AHEAD * WORDS) == 0:
+            batch = load_when_written(
+                pointer, group, part // WORDS * DEPTH, B, waits, K,
+                min(AHEAD, CHUNKS - part // WORDS), BLOCK_B, BLOCK_K, SHARES, STAGED,
+            )  # fmt: skip
+            pieces = pieces + batch
+        whole = under_way(pieces[part], PTX and not LOOK)
+        if part + AHEAD < CHUNKS and not LOOK:
             piece = load_exchanged(
-                pointer, group, (chunk + AHEAD) * DEPTH, B, K, BLOCK_B, BLOCK_K, SHARES,
+                pointer, group, (part + AHEAD) * DEPTH, B, K, BLOCK_B, BLOCK_K, SHARES,
                 UPCAST, COMPUTE, STAGED,
             )  # fmt: skip
             pieces = pieces + (piece,)  # noqa: RUF005
-        w = weights[chunk]
-        if chunk % TURNS == 0:
+        w = weights[part]
+        if part % TURNS == 0:
             a0 = tl.dot(whole, w, a0, input_precision=PRECISION, out_dtype=COMPUTE)
-        elif chunk % TURNS == 1:
+        elif part % TURNS == 1:
             a1 = tl.dot(whole, w, a1, input_precision=PRECISION, out_dtype=COMPUTE)
-        elif chunk % TURNS == 2:
+        elif part % TURNS == 2:
             a2 = tl.dot(whole, w, a2, input_precision=PRECISION, out_dtype=COMPUTE)
         else:
             a3 = tl.dot(whole, w, a3, input_precision=PRECISION, out_dtype=COMPUTE)

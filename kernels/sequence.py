@@ -37,6 +37,7 @@ from kernels.gates import (
     store_tile,
 )
 from kernels.grid_barrier import STRIDE, arrive, wait
+from kernels.marks import mark, store_for_others, store_gates_for_others
 from kernels.product import apart, kept_weights, product_with_exchanged
 from kernels.step import compile_options, on_device_of
 
@@ -49,7 +50,7 @@ def sequence_forward_kernel(
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr, SAVE: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
-    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr,
+    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr, MARKED: tl.constexpr,
 ):  # fmt: skip
     """All T steps of one slice of units and one group of rows."""
     slice = tl.program_id(0)
@@ -62,8 +63,9 @@ def sequence_forward_kernel(
 
     P: tl.constexpr = 1 if G == 1 else 4
     w = kept_weights(
-        weight_ptr, slice, False, H, G, BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED
-    )
+        weight_ptr, slice, False, H, G, BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED,
+        4 if MARKED and PTX and not STAGED else 1,
+    )  # fmt: skip
     b0, b1, b2, b3 = load_biases(bias_ptr, units, G, H, COMPUTE)
     h = load_tile(hs_ptr, rows, units, H, inside, COMPUTE)
     c = h
@@ -76,17 +78,21 @@ def sequence_forward_kernel(
         x0, x1, x2, x3 = load_gates(
             gates_x_ptr + step * (G * H), rows, units, inside, G, H, COMPUTE
         )
-        wait(counter_ptr, t * slices)
+        if not MARKED:
+            wait(counter_ptr, t * slices)
         product = product_with_exchanged(
             hs_ptr + step * H, w, group, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, SHARES,
-            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED,
+            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED, MARKED, t > 0,
         )  # fmt: skip
         p0, p1, p2, p3 = apart(product, P, BLOCK_B, BLOCK_H)
         h, c, s0, s1, s2, s3 = cell_forward(
             CELL, x0, x1, x2, x3, p0 + b0, p1 + b1, p2 + b2, p3 + b3, h, c
         )
-        store_tile(hs_ptr + (step + B) * H, rows, units, H, inside, h)
-        arrive(counter_ptr)
+        if MARKED:
+            store_for_others(hs_ptr + (step + B) * H, rows, units, H, inside, h)
+        else:
+            store_tile(hs_ptr + (step + B) * H, rows, units, H, inside, h)
+            arrive(counter_ptr)
         # Nobody waits for these: written while the others catch up.
         if CELL == "lstm":
             store_tile(cs_ptr + (step + B) * H, rows, units, H, inside, c)
@@ -101,7 +107,7 @@ def sequence_backward_kernel(
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
-    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr,
+    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr, MARKED: tl.constexpr,
 ):  # fmt: skip
     """All T steps backward. dh and dc hold the final state's gradient, then the initial one's."""
     slice = tl.program_id(0)
@@ -113,8 +119,9 @@ def sequence_backward_kernel(
     counter_ptr += group * COUNTER_STRIDE
 
     w = kept_weights(
-        weight_ptr, slice, True, H, G, BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED
-    )
+        weight_ptr, slice, True, H, G, BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED,
+        4 if MARKED and PTX and not STAGED else 1,
+    )  # fmt: skip
     dh = load_tile(dh_ptr, rows, units, H, inside, COMPUTE)
     dc = dh
     if CELL == "lstm":
@@ -133,8 +140,12 @@ def sequence_backward_kernel(
         )
         if CELL != "gru":
             dp2 = d2
-        store_gates(dgates_p_ptr + step * (G * H), rows, units, inside, d0, d1, dp2, d3, G, H)
-        arrive(counter_ptr)
+        mine = dgates_p_ptr + step * (G * H)
+        if MARKED:
+            store_gates_for_others(mine, rows, units, inside, d0, d1, dp2, d3, G, H)
+        else:
+            store_gates(mine, rows, units, inside, d0, d1, dp2, d3, G, H)
+            arrive(counter_ptr)
         # Nobody waits for these: written and asked for while the others catch up.
         if CELL == "gru":
             store_gates(dgates_x_ptr + step * (G * H), rows, units, inside, d0, d1, d2, d3, G, H)
@@ -144,10 +155,11 @@ def sequence_backward_kernel(
         s0, s1, s2, s3, h, h_prev, c, c_prev = load_saved(
             hs_ptr, cs_ptr, saved_ptr, before, B, rows, units, there, CELL, H, S, COMPUTE
         )
-        wait(counter_ptr, (past + 1) * slices)
+        if not MARKED:
+            wait(counter_ptr, (past + 1) * slices)
         dh = direct + product_with_exchanged(
             dgates_p_ptr + step * (G * H), w, group, B, G * H, BLOCK_B, BLOCK_H, BLOCK_K, SHARES,
-            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED,
+            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED, MARKED,
         )  # fmt: skip
 
     store_tile(dh_ptr, rows, units, H, inside, dh)
@@ -156,13 +168,14 @@ def sequence_backward_kernel(
 
 
 def tiles(B: int, H: int, cell: str, dtype: torch.dtype, input_precision: str,
-          device: torch.device) -> tuple[tiling.Tile, tiling.Tile]:  # fmt: skip
+          device: torch.device, *,
+          marked: bool = False) -> tuple[tiling.Tile, tiling.Tile]:  # fmt: skip
     """Tiles of the forward and the backward kernel.
 
     Raises ValueError with the reason where the sequence kernel cannot run; `kernels.step` can.
     """
     chip = tiling.chip_of(device)
-    found = tiling.sequence_tiles(B, H, GATES[cell], dtype, input_precision, chip)
+    found = tiling.sequence_tiles(B, H, GATES[cell], dtype, input_precision, chip, marked=marked)
     if isinstance(found, str):
         raise ValueError(found)
     return found
@@ -175,30 +188,43 @@ def counters(B: int, tile: tiling.Tile, device: torch.device) -> torch.Tensor:
 
 def forward(cell: str, gates_x: torch.Tensor, weight_hh: torch.Tensor, bias_hh: torch.Tensor,
             hs: torch.Tensor, cs: torch.Tensor, saved: torch.Tensor, *, save: bool,
-            input_precision: str) -> None:  # fmt: skip
-    """Fill hs[1:], cs[1:] and, if `save`, saved in one launch. Slot 0 of hs and cs is given."""
+            input_precision: str, marked: bool = False) -> None:  # fmt: skip
+    """Fill hs[1:], cs[1:] and, if `save`, saved in one launch. Slot 0 of hs and cs is given.
+
+    With `marked` rows, which are marked here, instead of a barrier between steps.
+    """
     T, B = gates_x.shape[:2]
     H = weight_hh.shape[1]
-    tile, _ = tiles(B, H, cell, gates_x.dtype, input_precision, gates_x.device)
+    tile, _ = tiles(B, H, cell, gates_x.dtype, input_precision, gates_x.device, marked=marked)
     with on_device_of(gates_x):
+        counter = hs  # a pointer, for which marked rows have no use
+        if marked:
+            mark(hs[1:])
+        else:
+            counter = counters(B, tile, gates_x.device)
         sequence_forward_kernel[grid(B, H, tile)](
-            gates_x, weight_hh, bias_hh, hs, cs, saved, counters(B, tile, gates_x.device), T, B,
-            SAVE=save, **launch_options(cell, H, gates_x.dtype, tile, input_precision),
+            gates_x, weight_hh, bias_hh, hs, cs, saved, counter, T, B,
+            SAVE=save, MARKED=marked,
+            **launch_options(cell, H, gates_x.dtype, tile, input_precision),
         )  # fmt: skip
 
 
 def backward(cell: str, grad_y: torch.Tensor, weight_hh: torch.Tensor, hs: torch.Tensor,
              cs: torch.Tensor, saved: torch.Tensor, dgates_x: torch.Tensor,
              dgates_p: torch.Tensor, dh: torch.Tensor, dc: torch.Tensor, *,
-             input_precision: str) -> None:  # fmt: skip
+             input_precision: str, marked: bool = False) -> None:  # fmt: skip
     """Fill dgates_x and dgates_p in one launch; dh and dc as in `kernels.step.backward`."""
     T, B, H = grad_y.shape
-    _, tile = tiles(B, H, cell, grad_y.dtype, input_precision, grad_y.device)
+    _, tile = tiles(B, H, cell, grad_y.dtype, input_precision, grad_y.device, marked=marked)
     with on_device_of(grad_y):
+        counter = hs
+        if marked:
+            mark(dgates_p)
+        else:
+            counter = counters(B, tile, grad_y.device)
         sequence_backward_kernel[grid(B, H, tile)](
-            grad_y, weight_hh, hs, cs, saved, dgates_x, dgates_p, dh, dc,
-            counters(B, tile, grad_y.device), T, B,
-            **launch_options(cell, H, grad_y.dtype, tile, input_precision),
+            grad_y, weight_hh, hs, cs, saved, dgates_x, dgates_p, dh, dc, counter, T, B,
+            MARKED=marked, **launch_options(cell, H, grad_y.dtype, tile, input_precision),
         )  # fmt: skip
 
 
@@ -212,7 +238,7 @@ def launch_options(cell: str, H: int, dtype: torch.dtype, tile: tiling.Tile,
     """Cooperative: the driver refuses a grid that is not on the chip all at once."""
     options = compile_options(cell, H, dtype, tile, input_precision)
     options |= {"AHEAD": tile.ahead, "PTX": tile.ptx}
-    options["STAGED"] = tile.staged
+    options |= {"STAGED": tile.staged}
     if tile.ptx:
         # Left to itself ptxas spares registers, for programs that this grid does not have.
         options["maxnreg"] = 255

@@ -39,8 +39,9 @@ class Tile:
     """One program's share: block_b batch rows × block_h units, walking K by block_k.
 
     `shares` of a piece's K have sums of their own, so that every thread has enough to do. Of a
-    sequence kernel also how many pieces are asked for at a time, whether PTX may stand in it, and
-    whether pieces pass through shared memory on their way to the product.
+    sequence kernel also how many pieces are asked for at a time, whether PTX may stand in it,
+    whether pieces pass through shared memory on their way to the product, and whether they are
+    marked, so that no barrier is needed (`kernels/marks.py`).
     """
 
     block_b: int
@@ -52,6 +53,7 @@ class Tile:
     ptx: bool = False
     shares: int = 4
     staged: bool = True
+    marked: bool = False
 
 
 def step_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str, *,
@@ -128,24 +130,26 @@ def chip_of(device: torch.device) -> Chip:
 
 
 def sequence_tiles(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str,
-                   chip: Chip, layers: int = 1) -> tuple[Tile, Tile] | str:  # fmt: skip
+                   chip: Chip, layers: int = 1,
+                   marked: bool = False) -> tuple[Tile, Tile] | str:  # fmt: skip
     """Tiles of the sequence kernel, forward and backward, or the reason why it cannot run.
 
     It can where every program's slice of the weights fits into shared memory and all programs
     are on the chip at once. With more `layers` they are tiles of the wavefront kernel, whose
-    programs keep two sets of weights, and all layers are on the chip.
+    programs keep two sets of weights, and all layers are on the chip. With `marked` rows they are
+    tiles of the dataflow kernel, which is the sequence kernel without its barrier.
     """
     if chip == INTERPRETER:
         # one slice, because programs run one after another and none may wait for a later one
         whole = Tile(
             16 if B <= 16 else 32, max(16, triton.next_power_of_2(H)),
             32 if dtype.itemsize == 2 else 16, SEQUENCE_WARPS, 1,
-            staged=not uses_tensor_cores(dtype, input_precision),
+            staged=not uses_tensor_cores(dtype, input_precision), marked=marked,
         )  # fmt: skip
         return whole, whole
     found: list[Tile] = []
     for backward in (False, True):
-        tile = _sequence_tile(B, H, G, dtype, input_precision, chip, backward, layers)
+        tile = _sequence_tile(B, H, G, dtype, input_precision, chip, backward, layers, marked)
         if isinstance(tile, str):
             return tile
         found.append(tile)
@@ -153,8 +157,11 @@ def sequence_tiles(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
 
 
 def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str,
-                   chip: Chip, backward: bool, layers: int) -> Tile | str:  # fmt: skip
+                   chip: Chip, backward: bool, layers: int,
+                   marked: bool) -> Tile | str:  # fmt: skip
     """The smallest share of work a program for which the grid still fits, or why there is none."""
+    if marked and chip.keeps_in == "registers":
+        return "rows with marks are looked at in PTX, which AMD does not have; triton_sequence runs"
     on_nvidia = chip.keeps_in == "shared memory"
     on_tensor_cores = uses_tensor_cores(dtype, input_precision)
     is_plain = on_nvidia and not on_tensor_cores
@@ -180,6 +187,8 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
         if few_rows and is_plain:
             shares = max(shares, min(16 * 128 // (block_b * columns), length // 16))
         longest = _longest_piece(is_plain, on_nvidia, shares, block_b, backward, G, layers)
+        if marked and on_tensor_cores:
+            longest = 64  # four words of a vector are pieces of their own, and 16 is the shortest
         block_k = max(16, min(longest, length // shares))
         ahead = REGISTERS_AHEAD // 2 if few_rows and is_plain else REGISTERS_AHEAD
         registers = max(1, shares * block_b * block_k * dtype.itemsize // (4 * 128))  # of a thread
@@ -189,7 +198,13 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
             ptx=on_nvidia, shares=shares,
             # Four lanes read 16 bytes each of a row: a shorter piece does not come as fragments.
             staged=not (on_nvidia and on_tensor_cores and block_k * dtype.itemsize >= 64),
+            marked=marked,
         )  # fmt: skip
+        if marked and (block_k < 64 or H * dtype.itemsize % 16 != 0):
+            # Vectors of 16 bytes must lie at multiples of 16; words, which are staged, anywhere.
+            tile = dataclasses.replace(tile, staged=True)
+        if marked and tile.staged and dtype.itemsize == 2:
+            return f"in {dtype} rows with marks need an H of 256 or more, and a multiple of 8"
         needed = shared_memory(tile, H, G, dtype, backward, chip, 1 if layers == 1 else 2)
         if needed > chip.shared_memory:
             reason = reason or (
@@ -208,6 +223,7 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
             f"{together * chip.multiprocessors}"
         )
     kernel = "the sequence kernel" if layers == 1 else f"the wavefront of {layers} layers"
+    kernel = "the dataflow kernel" if marked else kernel
     return f"{kernel} does not fit at H {H}, B {B}, {dtype}: {reason}"
 
 
@@ -231,13 +247,15 @@ def shared_memory(tile: Tile, H: int, G: int, dtype: torch.dtype, backward: bool
     """Bytes of shared memory a sequence program takes, at most, with so many sets of weights.
 
     The weights, the place where the warps' sums meet, and in the same space, if pieces of h or
-    dgates are staged, the one that is being read and the one after it. Where weights are kept in
+    dgates are staged, the one that is being read and the one after it, or with marks all that come
+    together. Where weights are kept in
     registers, one tile of them passes through shared memory on its way.
     """
     columns = tile.block_h if backward else (1 if G == 1 else 4) * tile.block_h
     depth = tile.shares * tile.block_k
     tiles = triton.cdiv(G * H if backward else H, depth)
-    staging = min(tiles, 2) * tile.block_b * depth * dtype.itemsize if tile.staged else 0
+    together = tile.ahead if tile.marked else 2
+    staging = min(tiles, together) * tile.block_b * depth * dtype.itemsize if tile.staged else 0
     sums = tile.num_warps * tile.block_b * columns * 4
     kept = tiles * depth * columns * dtype.itemsize
     if chip.keeps_in == "registers":

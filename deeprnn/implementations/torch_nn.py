@@ -95,7 +95,9 @@ class TorchNN(DeepRNN):
     def backend(self, y: Tensor) -> str:
         nodes = graph_node_names(y)
         if any("Cudnn" in name for name in nodes):
-            return f"{cudnn_version()}, {self._algorithms(y)} by PyTorch's conditions"
+            # PyTorch does not lay bfloat16 weights out for cuDNN once and for all.
+            copied = ", weights copied at every call" if y.dtype == torch.bfloat16 else ""
+            return f"{cudnn_version()}, {self._algorithms(y)} by PyTorch's conditions{copied}"
         if any("Miopen" in name for name in nodes):
             return "MIOpen"
         if any("Mkldnn" in name for name in nodes):

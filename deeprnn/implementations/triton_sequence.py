@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-
 from deeprnn.support import Request, Support, device_present
 from deeprnn.triton_runtime import (
     INTERPRETED_ON,
     LayerByLayer,
     a_way_to_run_triton,
     loops_in_the_interpreter,
+    predicted_steps,
+    room_on_the_chip,
 )
-from kernels.function import sequence_layer, why_no_sequence
-from kernels.prediction import predict
-
-
-def room_on_the_chip(request: Request) -> str | None:
-    """All programs at once, each with its slice of the weights."""
-    return why_no_sequence(
-        request.cell,
-        request.batch_size,
-        request.hidden_size,
-        getattr(torch, request.dtype),
-        request.matmul_precision,
-        torch.device(request.device),
-    )
+from kernels.function import sequence_layer
 
 
 class TritonSequence(LayerByLayer):
@@ -39,7 +26,7 @@ class TritonSequence(LayerByLayer):
             device_present,
             a_way_to_run_triton,
             loops_in_the_interpreter,
-            room_on_the_chip,
+            room_on_the_chip(marked=False),
         ),
         interpreted_on=INTERPRETED_ON,
     )
@@ -48,11 +35,4 @@ class TritonSequence(LayerByLayer):
 
     @classmethod
     def predicted_microseconds(cls, request: Request) -> dict[str, float]:
-        parts = predict(
-            request.cell,
-            request.batch_size,
-            request.hidden_size,
-            getattr(torch, request.dtype),
-            request.matmul_precision,
-        )
-        return {direction: figures["step"] for direction, figures in parts.items()}
+        return predicted_steps(request, marked=False)

@@ -14,6 +14,7 @@ from deeprnn.stack import DeepRNN
 from deeprnn.support import Request, Support, device_present
 from deeprnn.triton_runtime import (
     INTERPRETED_ON,
+    a_gpu_to_train_on,
     a_way_to_run_triton,
     describe_backend,
     loops_in_the_interpreter,
@@ -31,13 +32,6 @@ def longest_run(request: Request) -> int:
     """How many neighbouring layers are recurrent, at most."""
     recurrent = request.recurrent or (True,) * request.num_layers
     return max((len(layers) for is_on, layers in neighbours(recurrent) if is_on), default=0)
-
-
-def a_gpu_to_train_on(request: Request) -> str | None:
-    """Not an interpreter: two products a step and layer take it seconds a minibatch."""
-    if request.device == "cuda":
-        return None
-    return "needs a GPU; its kernel is checked in the interpreter by the tests, and too slow there"
 
 
 def a_layer_behind_another(request: Request) -> str | None:

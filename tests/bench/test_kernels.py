@@ -106,7 +106,7 @@ def test_a_failure_is_a_row(monkeypatch):
 
 
 def test_a_floor_whose_grid_does_not_fit_has_a_reason(monkeypatch):
-    monkeypatch.setattr("kernels.tiling.sequence_tiles", lambda *arguments: "too wide")
+    monkeypatch.setattr("kernels.tiling.sequence_tiles", lambda *arguments, **options: "too wide")
     found = floors_of(kernel_worker.request_of(TINY, "cpu"), torch.device("cpu"))
     refused = {floor.name for floor in found if floor.refusal == "too wide"}
     assert refused == {"barrier", "traffic"}
@@ -151,7 +151,10 @@ def test_a_slow_call_gets_fewer_samples(monkeypatch):
 CHILD = """
 import json, os, sys, time
 sys.stdin.readline()
-rows = [{"row_id": name, "status": "", "reason": ""} for name in "good hang die bad last".split()]
+names = "good hang hang-again die bad last".split()
+rows = [
+    {"row_id": name, "kernel": name[:4], "status": "", "reason": ""} for name in names
+]
 rows.append({"row_id": "refused", "status": "unsupported", "reason": "not here"})
 print(json.dumps({"rows": rows, "device": "d", "machine": "m", "commit": "c"}), flush=True)
 for name in json.loads(sys.stdin.readline())["fill"]:
@@ -203,12 +206,14 @@ def test_a_row_that_hangs_or_dies_costs_itself_alone(misbehaving, monkeypatch):
         ("refused", "unsupported"),
         ("good", "ok"),
         ("hang", "timeout"),
+        ("hang-again", "timeout"),
         ("die", "crashed"),
         ("bad", "crashed"),
         ("last", "ok"),
     ]
     reasons = {row["row_id"]: row["reason"] for row in kept}
     assert reasons["hang"] == "took longer than the 1 s a row may take"
+    assert reasons["hang-again"] == "not tried: hang took too long"
     assert "exit code 9" in reasons["die"]
     assert run.about == {"device": "d", "machine": "m", "commit": "c"}
     assert len(children()) == before
@@ -343,7 +348,7 @@ def test_a_whole_run_leaves_table_and_page(command, tmp_path, monkeypatch, misbe
     monkeypatch.setattr(kernel_runner, "MODULE", "misbehaving_child")
     done = command("--max-minutes", "1", "-o", str(tmp_path / "out"))
     assert done.exit_code == 1, done.output
-    assert "2 crashed, 2 ok, 1 timeout, 1 unsupported" in done.output
+    assert "2 crashed, 2 ok, 2 timeout, 1 unsupported" in done.output
     table = KERNELS.load(tmp_path / "out")
     assert list(table["status"]).count("ok") == 2
     assert set(table["device"]) == {"d"}

@@ -4,11 +4,11 @@ r"""Run kernels as they are compiled for a GPU, on a machine without one, and pr
         '{"kernels": "sequence", "cell": "lstm", "precision": "tf32", "T": 3, "B": 32, "H": 256}'
 
 Each argument is a job, each line of output its result as JSON: relative errors against float64
-`torch.nn` by name, a hash of all results, the launches, each kernel's barriers; or the error that
-was raised. It is a process of its own because Triton decides when it is imported whether kernels
-are interpreted.
+`torch.nn` by name, a hash of all results, the launches, each kernel's barriers, the batch rows of y
+with a NaN; or the error that was raised. It is a process of its own because Triton decides when it
+is imported whether kernels are interpreted.
 
-    kernels    step, sequence or wavefront
+    kernels    step, sequence, dataflow or wavefront
     cell, T, B, H, L (2)
     precision  ieee, tf32, bfloat16 or float16
     chip       sm_80, sm_90 or sm_100
@@ -18,6 +18,7 @@ are interpreted.
                instead, or numbers of barriers to drop
     where      in which kernels, by a part of their name
     multiprocessors  of the chip, where it shall have fewer than the tiles were chosen for
+    poison     whether the first number of the initial state is a NaN, all bits set
 """
 
 import hashlib
@@ -32,7 +33,7 @@ os.environ["TRITON_INTERPRET"] = "0"
 import torch
 
 from kernels.ahead_of_time import PRECISIONS as COMPILED
-from kernels.function import sequence_layer, step_layer
+from kernels.function import dataflow_layer, sequence_layer, step_layer
 
 from . import emulated_gpu
 from .conftest import Case, relative_error
@@ -40,7 +41,7 @@ from .stacks import Stack
 
 PRECISIONS = COMPILED | {"float16": (torch.float16, "ieee")}
 DEFAULTS = {"precision": "ieee", "chip": "sm_90", "L": 2, "seed": 0, "watch": True, "plant": (),
-            "where": "", "multiprocessors": None}  # fmt: skip
+            "where": "", "multiprocessors": None, "poison": False}  # fmt: skip
 
 
 BARRIER = re.compile(r"bar\.sync\s+0;(?:\s*(?://.*|\.loc.*|\$L__tmp\d+:|bar\.sync\s+0;))*")
@@ -69,8 +70,13 @@ def run(job):
     if job["kernels"] == "wavefront":
         stack = Stack(job["cell"], job["T"], job["B"], job["H"], job["L"], dtype)
         return stack.run("cpu", input_precision=input_precision), stack.reference
-    layer = {"step": step_layer, "sequence": sequence_layer}[job["kernels"]]
+    layers = {"step": step_layer, "sequence": sequence_layer, "dataflow": dataflow_layer}
+    layer = layers[job["kernels"]]
     case = Case(job["cell"], job["T"], job["B"], job["H"], dtype=dtype)
+    if job["poison"]:
+        case.inputs["h"][0, 0] = torch.tensor(-1).view(
+            torch.float64
+        )  # as float32 all bits set, too
     outputs, gradients = case.run(layer, dtype, "cpu", input_precision=input_precision)
 
     def reference():
@@ -111,6 +117,7 @@ def result(job):
         digest.update(ours[name].detach().contiguous().view(torch.uint8).numpy().tobytes())
     return {
         "errors": errors, "sha256": digest.hexdigest(), "launches": launched, "barriers": barriers,
+        "nan_rows": sorted(set(ours["y"].isnan().nonzero()[:, 1].tolist())),
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ Source: NVIDIA, "Parallel Thread Execution ISA", for every instruction and for t
 `mma`, `ldmatrix` and `stmatrix`.
 """
 
+import itertools
 import re
 from dataclasses import dataclass, field
 
@@ -80,8 +81,29 @@ def recast(expression, kind, to):
     return bits if to.startswith("U") else f"{bits}.view({to})"
 
 
+LOCAL = {"pred": "%p", "b16": "%rs", "b32": "%r"}
+"""What registers are called that PTX written by hand declares for itself."""
+
+
+def with_names_of_their_own(ptx):
+    """Every block of PTX written by hand with registers and labels that nobody else has."""
+    numbers = itertools.count(1_000_000)  # the compiler does not get as far
+
+    def rename(block):
+        text = block.group()
+        for kind, name in re.findall(r"\.reg \.(\w+) ([a-z]\w*);", text):
+            text = text.replace(f".reg .{kind} {name};", "")
+            text = re.sub(rf"\b{name}\b(?!\.)", f"{LOCAL[kind]}{next(numbers)}", text)
+        for label in re.findall(r"^\s*([a-z]\w*):", text, re.MULTILINE):
+            text = re.sub(rf"\b{label}\b", f"$local{next(numbers)}", text)
+        return text
+
+    return re.sub(r"// begin inline asm.*?// end inline asm", rename, ptx, flags=re.DOTALL)
+
+
 def parse(ptx):
     """The kernel's name, its parameters' sizes, registers by prefix, and lines: labels and code."""
+    ptx = with_names_of_their_own(ptx)
     ptx = re.sub(r"//[^\n]*", "", ptx)
     entry = re.search(r"\.entry\s+(\w+)\s*\((.*?)\)[^{]*\{(.*)\n\}", ptx, re.DOTALL)
     name, parameters, body = entry.groups()
@@ -211,6 +233,11 @@ class Translator:
                         self.emit(f"if w.uniform({self.guard(line)}):")
                         self.emit(f"    pc = {target}")
                         self.emit("    continue")
+                        if line.operands[0].startswith(
+                            "$local"
+                        ):  # the way out of a loop that polls
+                            self.emit("if w.saw_nothing_new():")
+                            self.emit("    yield ASLEEP")
                     else:
                         self.emit(f"pc = {target}")
                         self.emit("continue")
@@ -417,6 +444,10 @@ class Translator:
                 self.write(i, to, f"{self.read(given[0], 'U4')}.astype(U8)", "U8")
             case ["s64", "s32"]:
                 self.write(i, to, f"{self.read(given[0], 'I4')}.astype(I8)", "I8")
+            case ["u32", "u16"]:
+                self.write(i, to, f"{self.read(given[0], 'U2')}.astype(U4)", "U4")
+            case ["u16", "u32"]:
+                self.write(i, to, f"{self.read(given[0], 'U4')}.astype(U2)", "U2")
             case ["u32", "u64"]:
                 self.write(i, to, f"{self.read(given[0], 'U8')}.astype(U4)", "U4")
             case ["f32", "bf16"]:
@@ -443,12 +474,24 @@ class Translator:
         lane = f"w.lanes ^ {lane}" if i.opcode[2] == "bfly" else f"(w.lanes & 0) + {lane} % 32"
         self.write(i, i.operands[0], f"{a}[{lane}]", "U4")
 
+    def do_vote(self, i):
+        """`vote.sync.any.pred to, from, 0xffffffff`."""
+        to, source, members = i.operands
+        if i.opcode[2:] != ["any", "pred"] or members != "0xffffffff":
+            raise Unknown(i.text)
+        self.write(i, to, f"w.all({source[1:]}.any())", "B")
+
     # Memory
 
     def shape_of(self, i):
         """How many registers and of which kind: `v4.b32`."""
         count = next((int(part[1:]) for part in i.opcode if re.fullmatch(r"v\d", part)), 1)
         return count, f"U{int(i.opcode[-1][1:]) // 8}"
+
+    def space_of(self, i):
+        """`shared::cta` is shared memory, too."""
+        parts = [part.partition(":")[0] for part in i.opcode]
+        return "global" if "global" in parts else parts[1]
 
     def do_ld(self, i):
         if i.opcode[1] == "param":
@@ -457,7 +500,7 @@ class Translator:
             self.write(i, i.operands[0], f"w.parameter({number}, {kind})", kind)
             return
         count, kind = self.shape_of(i)
-        space = i.opcode[1].partition(":")[0]
+        space = self.space_of(i)
         guard = self.guard(i)
         where = self.address(i.operands[1], "U8" if space == "global" else "U4")
         if "acquire" in i.opcode:
@@ -465,21 +508,22 @@ class Translator:
             self.emit("    yield ASLEEP")
         if space == "global":
             self.emit("yield RUNNING")
-        order = ", acquire=True" if "acquire" in i.opcode else ""
+        order = next((f", {how}=True" for how in ("acquire", "relaxed") if how in i.opcode), "")
         self.emit(f"t = w.load_{space}({where}, {kind}, {count}, {guard}{order})")
         for place, register in enumerate(split_operands(i.operands[0].strip("{} "))):
             self.write(i, register, f"t[{place}]", kind)
 
     def do_st(self, i):
         _, kind = self.shape_of(i)
-        space = i.opcode[1].partition(":")[0]
+        space = self.space_of(i)
         where = self.address(i.operands[0], "U8" if space == "global" else "U4")
         values = ", ".join(
             self.read(operand, kind) for operand in split_operands(i.operands[1].strip("{} "))
         )
         if space == "global":
             self.emit("yield RUNNING")
-        self.emit(f"w.store_{space}({where}, {kind}, ({values},), {self.guard(i)})")
+        order = ", relaxed=True" if "relaxed" in i.opcode else ""
+        self.emit(f"w.store_{space}({where}, {kind}, ({values},), {self.guard(i)}{order})")
 
     def do_atom(self, i):
         """`atom.global.gpu.release.add.u32 to, [where], what`."""

@@ -53,6 +53,8 @@ PUBLISHED = [
     job("sequence", "gru", "ieee", B=32, H=256),
     job("sequence", "rnn_tanh", "tf32", B=32, H=512),
     job("step", "gru", "tf32", B=32, H=256),
+    job("dataflow", "lstm", "tf32", B=32, H=256),
+    job("dataflow", "gru", "ieee", B=16, H=256),
 ]
 
 
@@ -91,9 +93,22 @@ def test_every_cell_in_every_precision(kernels, precision):
         hold(asked, found)
 
 
-def test_every_order_gives_the_same_bits():
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "bfloat16", "float16"])
+def test_rows_with_marks_in_every_cell_and_precision(precision):
+    """The vectors that tensor cores take need a long row; there is one that no tile divides."""
+    sizes = [("rnn_tanh", "sm_90", 2, 3, 256), ("rnn_relu", "sm_80", 1, 1, 256),
+             ("gru", "sm_100", 2, 9, 264), ("lstm", "sm_90", 3, 3, 256)]  # fmt: skip
+    if precision in ("ieee", "tf32"):  # words, staged
+        sizes += [("lstm", "sm_90", 3, 5, 42), ("gru", "sm_80", 3, 17, 96)]
+    jobs = [job("dataflow", cell, precision, chip, T=T, B=B, H=H) for cell, chip, T, B, H in sizes]
+    for asked, found in zip(jobs, emulate(*jobs), strict=True):
+        hold(asked, found)
+
+
+@pytest.mark.parametrize(("kernels", "B", "H"), [("wavefront", 17, 64), ("dataflow", 3, 256)])
+def test_every_order_gives_the_same_bits(kernels, B, H):
     """What depends on who comes first would differ in some of these."""
-    asked = job("wavefront", "lstm", "tf32", T=3, B=17, H=64)
+    asked = job(kernels, "lstm", "tf32", T=3, B=B, H=H)
     results = emulate(*(asked | {"seed": seed} for seed in range(5)))
     assert len({launch["steps"] for found in results for launch in found["launches"][:1]}) > 1
     assert len({found["sha256"] for found in results}) == 1
@@ -101,18 +116,25 @@ def test_every_order_gives_the_same_bits():
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
 @pytest.mark.parametrize(
-    ("kernels", "precision"), [("sequence", "tf32"), ("sequence", "ieee"), ("wavefront", "tf32")]
-)
-def test_every_barrier_is_missed_if_it_is_left_out(kernels, precision, where):
+    ("kernels", "precision", "H", "least"),
+    [("sequence", "tf32", 64, 5), ("sequence", "ieee", 64, 5), ("wavefront", "tf32", 64, 5),
+     ("dataflow", "tf32", 256, 2), ("dataflow", "bfloat16", 256, 2)],
+)  # fmt: skip
+def test_every_barrier_is_missed_if_it_is_left_out(kernels, precision, H, least, where):
     """Triton's own as much as ours: the emulation sees what each of them is for."""
-    asked = job(kernels, "lstm", precision, T=3, B=16, H=64, where=where)
+    B = 3 if kernels == "dataflow" else 16
+    asked = job(kernels, "lstm", precision, T=3, B=B, H=H, where=where)
     (whole,) = emulate(asked)
-    count = whole["barriers"][f"{kernels}_{where}_kernel"]
-    assert count >= 5
+    kernel = kernels.replace("dataflow", "sequence")
+    count = whole["barriers"][f"{kernel}_{where}_kernel"]
+    assert count >= least
     jobs = [asked | {"plant": [number]} for number in range(count)]
     raised = [found.get("raised", "nothing") for found in emulate(*jobs)]
-    assert set(raised) == {"SharedRace", "Race"}, raised
-    assert raised.count("Race") == 1  # the one before the arrival orders global memory
+    if kernels == "dataflow":
+        assert set(raised) == {"SharedRace"}, raised
+    else:
+        assert set(raised) == {"SharedRace", "Race"}, raised
+        assert raised.count("Race") == 1  # the one before the arrival orders global memory
 
 
 def test_a_relaxed_arrival_is_found():
@@ -131,6 +153,35 @@ def test_an_arrival_that_is_left_out_is_found():
     plant = [[r"@%p\d+ (red|atom)\.global[^;]*;", ""]]
     (found,) = emulate(job("sequence", "gru", "tf32", T=3, plant=plant))
     assert found["raised"] == "Hang", found
+
+
+MARKED = {"T": 3, "B": 3, "H": 64}  # ieee: what is planted is the same in every precision
+
+PLANTED = {
+    "a mark that is taken for a number": ([[r"@!%?\w+ bra\s+whole;", "bra whole;"]], "NaN"),
+    "a row that is not written": ([[r"@\w+ st\.relaxed[^;]*;", ""]], "Hang"),
+    "a weak store": ([[r"st\.relaxed\.gpu\.global", "st.global"]], "Race"),
+    "weak looks": ([[r"ld\.relaxed\.gpu\.global", "ld.global"]], "Race"),
+}
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_bug_in_the_marks_is_found(bug):
+    plant, found_as = PLANTED[bug]
+    (found,) = emulate(job("dataflow", "gru", "ieee", plant=plant, **MARKED))
+    if found_as == "NaN":
+        assert math.isnan(found["errors"]["y"]), found
+    else:
+        assert found["raised"] == found_as, found
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "bfloat16"])
+def test_a_nan_is_not_taken_for_the_mark(precision):
+    """All bits set in the initial state: the sequence ends, and other rows do not notice."""
+    asked = job("dataflow", "rnn_relu", precision, poison=True, T=3, B=3, H=256)
+    (found,) = emulate(asked)
+    assert "errors" in found, found
+    assert found["nan_rows"] == [0]
 
 
 def test_a_grid_that_the_chip_does_not_hold_is_refused():

@@ -37,7 +37,7 @@ GRID = (3, 2, 1)
 @pytest.fixture(autouse=True)
 def several_programs(monkeypatch):
     """Tiles as a GPU has them: not one program for everything."""
-    monkeypatch.setattr(tiling, "sequence_tiles", lambda *arguments: (TILE, TILE))
+    monkeypatch.setattr(tiling, "sequence_tiles", lambda *arguments, **options: (TILE, TILE))
     monkeypatch.setattr(tiling, "step_tile", lambda *arguments, **options: TILE)
 
 

@@ -57,6 +57,8 @@ def test_the_empty_kernel_leaves_memory_alone(device):
 
 
 def test_a_grid_that_does_not_fit_is_refused(device, monkeypatch):
-    monkeypatch.setattr(tiling, "sequence_tiles", lambda *arguments: "too wide for this test")
+    monkeypatch.setattr(
+        tiling, "sequence_tiles", lambda *arguments, **options: "too wide for this test"
+    )
     with pytest.raises(ValueError, match="too wide for this test"):
         floors.barrier("lstm", 2, 16, 3, torch.float32, "ieee", torch.device(device))

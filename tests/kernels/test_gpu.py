@@ -3,6 +3,7 @@
 The other files here run on a GPU too, compiled instead of interpreted; this one holds the rest.
 """
 
+import faulthandler
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 
 from kernels import floors, sequence, tiling
 from kernels.cells import GATES
-from kernels.function import sequence_layer, step_layer, why_no_sequence
+from kernels.function import dataflow_layer, sequence_layer, step_layer, why_no_sequence
 from kernels.stack import wavefront_stack, why_no_wavefront
 
 pytestmark = [
@@ -25,7 +26,16 @@ pytestmark = [
 ]
 
 CELLS = tuple(GATES)
-LAYERS = {"step": step_layer, "sequence": sequence_layer}
+LAYERS = {"step": step_layer, "sequence": sequence_layer, "dataflow": dataflow_layer}
+
+
+@pytest.fixture(autouse=True)
+def a_hang_ends_its_process(request):
+    """A kernel that waits for ever would take the whole run with it."""
+    seconds = 300 if "sanitizer" in request.node.name else 120
+    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(autouse=True)
@@ -79,21 +89,23 @@ def precision_of(precision, cell):
 )  # fmt: skip
 def test_every_grid_and_precision(layer, precision, cell, T, B, H, make_case, check, device):
     dtype, input_precision, bound = precision_of(precision, cell)
-    if layer == "sequence":
-        reason = why_no_sequence(cell, B, H, dtype, input_precision, torch.device("cuda", 0))
+    if layer != "step":
+        where, marked = torch.device("cuda", 0), layer == "dataflow"
+        reason = why_no_sequence(cell, B, H, dtype, input_precision, where, marked=marked)
         if reason:
             pytest.skip(reason)
     case = make_case(cell, T, B, H, dtype=dtype)
     check(LAYERS[layer], case, bound, dtype=dtype, input_precision=input_precision)
 
 
+@pytest.mark.parametrize("layer", ["sequence", "dataflow"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_200_repetitions_are_bit_identical(cell, make_case, device):
+def test_200_repetitions_are_bit_identical(layer, cell, make_case, device):
     """A result that moves is a race: nothing here adds in an order that depends on timing."""
     case = make_case(cell, 35, 32, 256)
 
     def run():
-        outputs, gradients = case.run(sequence_layer, torch.float32, device)
+        outputs, gradients = case.run(LAYERS[layer], torch.float32, device, input_precision="tf32")
         # weight gradients are cuBLAS's own affair
         kept = ("grad h", "grad c", "grad x")
         return [*outputs.values(), *(gradients[name] for name in kept if name in gradients)]
@@ -144,10 +156,28 @@ def test_a_replayed_graph_equals_eager(layer, cell, device):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
+def test_a_nan_goes_on_and_nobody_waits_for_it(device, make_case):
+    """All bits set, the pattern of the mark itself, in the initial state and in the input."""
+    case = make_case("rnn_tanh", 9, 4, 256)
+    case.inputs["h"][0, 0] = float("nan")
+    case.inputs["x"][5, 1] = float("nan")
+    outputs, _ = case.run(dataflow_layer, torch.float32, device, input_precision="tf32")
+    hs = torch.full((4, 256), -1, dtype=torch.int32, device=device).view(torch.float32)
+    zeros = torch.zeros(3, 4, 256, device=device)
+    weight, bias = torch.zeros(256, 256, device=device), torch.zeros(256, device=device)
+    y, _ = dataflow_layer("rnn_tanh", zeros, weight, bias, hs)
+    torch.cuda.synchronize()
+    assert y.isnan().all()
+    assert outputs["y"][:, 0].isnan().all()
+    assert outputs["y"][5:, 1].isnan().all()
+    assert not outputs["y"][:5, 1].isnan().any()
+    assert not outputs["y"][:, 2:].isnan().any()
+
+
 def test_a_grid_that_does_not_fit_is_an_error_and_not_a_hang(device, monkeypatch):
     """Past `tiling`, the cooperative launch itself refuses."""
     monkeypatch.setattr(
-        tiling, "sequence_tiles", lambda *arguments: (tiling.Tile(16, 16, 64, 4, 1),) * 2
+        tiling, "sequence_tiles", lambda *arguments, **options: (tiling.Tile(16, 16, 64, 4, 1),) * 2
     )
     B, H = 16 * 512, 256
     gates_x = torch.zeros(2, B, H, device=device)
@@ -274,7 +304,7 @@ def test_the_barrier_floor_counts_every_arrival_on_a_real_grid(backward, device,
 SANITIZED = """
 import torch
 from kernels.stack import wavefront_stack
-from kernels.function import sequence_layer, step_layer
+from kernels.function import dataflow_layer, sequence_layer, step_layer
 for layer in (step_layer, sequence_layer):
     x = torch.randn(3, 5, 4 * 48, device="cuda", requires_grad=True)
     w, b = torch.randn(4 * 48, 48, device="cuda"), torch.randn(4 * 48, device="cuda")
@@ -296,7 +326,9 @@ def test_compute_sanitizer_finds_nothing(tool):
         pytest.skip("compute-sanitizer is not installed")
     done = subprocess.run(
         [sanitizer, "--tool", tool, "--error-exitcode", "9",
+         "--target-processes", "application-only",  # not the assembler
+         *(["--report-api-errors", "no"] if tool == "memcheck" else []),  # asked in vain, no harm
          sys.executable, "-c", SANITIZED],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=600,
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

@@ -35,7 +35,7 @@ def test_groups_of_rows_are_independent(cell, make_case, check, poisoned, monkey
     if not tiling.INTERPRETED:
         pytest.skip("the interpreter's tiles")
     tile = tiling.Tile(block_b=16, block_h=32, block_k=16, num_warps=2, num_stages=1)
-    monkeypatch.setattr(tiling, "sequence_tiles", lambda *arguments: (tile, tile))
+    monkeypatch.setattr(tiling, "sequence_tiles", lambda *arguments, **options: (tile, tile))
     check(sequence_layer, make_case(cell, 3, 40, 20))
 
 
@@ -109,7 +109,9 @@ def test_counters_are_cleared_for_every_launch(make_case, device, monkeypatch):
 
 
 def test_a_layer_that_does_not_fit_is_refused_with_the_reason(device, monkeypatch):
-    monkeypatch.setattr(tiling, "sequence_tiles", lambda *arguments: "too wide for this test")
+    monkeypatch.setattr(
+        tiling, "sequence_tiles", lambda *arguments, **options: "too wide for this test"
+    )
     h = torch.zeros(2, 16, device=device)
     arguments = (torch.zeros(3, 2, 16), torch.zeros(16, 16), torch.zeros(16), h)
     arguments = tuple(tensor.to(device) for tensor in arguments)

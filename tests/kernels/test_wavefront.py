@@ -30,7 +30,7 @@ def test_groups_of_rows_have_counters_of_their_own(cell, device, poisoned, monke
     if not tiling.INTERPRETED:
         pytest.skip("the interpreter's tiles")
     tile = tiling.Tile(block_b=16, block_h=32, block_k=16, num_warps=2, num_stages=1)
-    monkeypatch.setattr(tiling, "sequence_tiles", lambda *arguments: (tile, tile))
+    monkeypatch.setattr(tiling, "sequence_tiles", lambda *arguments, **options: (tile, tile))
     hold(Stack(cell, 3, 40, 20, 2), device)
 
 
@@ -79,7 +79,9 @@ def test_one_launch_each_way_and_every_layer_arrives_at_every_step(device, monke
 
 
 def test_what_does_not_fit_is_refused_with_the_reason(device, monkeypatch):
-    monkeypatch.setattr(tiling, "sequence_tiles", lambda *arguments: "too wide for this test")
+    monkeypatch.setattr(
+        tiling, "sequence_tiles", lambda *arguments, **options: "too wide for this test"
+    )
     reason = why_no_wavefront("gru", 2, 16, 2, torch.float32, "ieee", torch.device(device))
     assert reason == "too wide for this test"
     with pytest.raises(ValueError, match="too wide for this test"):

@@ -11,6 +11,10 @@ order publishes what its program did before its last barrier among its own threa
 with acquire order takes over what the counter has been told, in effect from the next such barrier
 on. The barriers count because a program is many threads and one of them adds and looks for all.
 
+Relaxed accesses order nothing, but they do not race with each other. What is written so, others
+may read at any time if they read it so, and see it or not; it is written once in a launch, because
+who reads it cannot tell one time from another.
+
 Source: Lamport, "Time, clocks, and the ordering of events in a distributed system", CACM 21(7),
 1978; Flanagan and Freund, "FastTrack: efficient and precise dynamic race detection", PLDI 2009;
 the memory consistency model of the PTX ISA for what release, acquire and barriers give.
@@ -43,6 +47,7 @@ class Buffer:
     writer: np.ndarray  # (elements,), -1: nobody in this launch
     written: np.ndarray  # (elements,), the writer's clock
     read: np.ndarray  # (programs, elements), each reader's clock
+    relaxed: np.ndarray  # (elements,), whether it was written by a relaxed store
 
 
 class Memory:
@@ -69,6 +74,7 @@ class Memory:
                 " = ".join(names), start, itemsize,
                 np.full(size // itemsize, -1), np.zeros(size // itemsize, dtype=np.int64),
                 np.zeros((count, size // itemsize), dtype=np.int64),
+                np.zeros(size // itemsize, dtype=bool),
             )
             for start, (names, size, itemsize) in storages.items()
         ]  # fmt: skip
@@ -104,16 +110,24 @@ class Memory:
                 f"which nothing orders after what {self.names[other]} does to it"
             )
 
-    def load(self, program, addresses, size=None):
+    def load(self, program, addresses, size=None, relaxed=False):
         buffer, at = self.find(program, addresses, "reads", size)
         writers = buffer.writer[at]
+        if relaxed:
+            writers = np.where(buffer.relaxed[at], -1, writers)
         for other in set(writers.tolist()) - {-1, program}:
             by = at[writers == other]
             self._check(program, buffer, by, buffer.written[by], other, "reads")
-        buffer.read[program, at] = self.clocks[program, program]
+        if not relaxed:
+            buffer.read[program, at] = self.clocks[program, program]
 
-    def store(self, program, addresses, size=None):
+    def store(self, program, addresses, size=None, relaxed=False):
         buffer, at = self.find(program, addresses, "writes", size)
+        if relaxed and (buffer.writer[at] != -1).any():
+            raise Race(
+                f"{self.names[program]} writes element {at[buffer.writer[at] != -1][0]} of "
+                f"{buffer.name} for others to see, but not for the first time"
+            )
         clocks = buffer.read[:, at]
         late = (clocks > self.clocks[program][:, None]).any(axis=1)
         for other in np.flatnonzero(late):
@@ -125,6 +139,7 @@ class Memory:
             self._check(program, buffer, by, buffer.written[by], other, "overwrites")
         buffer.writer[at] = program
         buffer.written[at] = self.clocks[program, program]
+        buffer.relaxed[at] = relaxed
 
     def barrier(self, program):
         """Among the threads of one program."""

@@ -45,7 +45,7 @@ def test_it_takes_two_neighbours(changes, refused):
 
 
 def test_the_reason_of_the_chip_is_passed_on(monkeypatch):
-    monkeypatch.setattr("kernels.tiling.sequence_tiles", lambda *arguments: "too wide")
+    monkeypatch.setattr("kernels.tiling.sequence_tiles", lambda *arguments, **options: "too wide")
     assert "too wide" in room_for_all_layers(TWO)
 
 
