@@ -43,7 +43,7 @@ Exit codes: 0 done; 1 a case was incorrect, diverged, crashed, or ran out of tim
 )
 
 _PARTS = "\b\nParts:\n" + "\n".join(f"  {name:<11} {title}" for name, title in PARTS.items())
-_PARTS += "\n\nBudgets:\n" + "\n".join(f"  {b.name:<9} {b.purpose}" for b in BUDGETS.values())
+_PARTS += "\n\n\b\nBudgets:\n" + "\n".join(f"  {b.name:<9} {b.purpose}" for b in BUDGETS.values())
 
 _PROFILES = "\b\n" + "\n".join(f"  {p.name:<10} {p.purpose}" for p in PROFILES.values())
 
@@ -71,7 +71,9 @@ CorpusOption = Annotated[
         "the network.",
     ),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Draws weights and minibatches.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=2**63 - 2, help="Draws weights and minibatches.")
+]
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=0, help="Of each worker; 0: one a physical core.")
 ]

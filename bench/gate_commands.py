@@ -26,7 +26,7 @@ gate = typer.Typer(
 \b
 Examples:
   python -m bench gate revisions --base main --only manual_gradient
-  python -m bench gate baseline reports/my-machine/quick new-report
+  python -m bench gate baseline reports/my-machine/published new-report
 
 {EXIT_CODES}""",
 )
@@ -93,7 +93,7 @@ def _request(kind: str, **options: Any) -> dict[str, Any]:
     if not options["threads"]:
         from bench.environment import default_threads
 
-        options["threads"] = default_threads()
+        options["threads"] = default_threads(options["device"])
     corpus = Path(options["corpus"])
     if corpus.exists():
         options["corpus"] = str(corpus.resolve())

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench import ranking, tables
 from bench.ranking import PYTHON_LOOP, TORCH_NN, Report, Workload
-from bench.results import TRAINING, ResultsError, read_json
+from bench.results import TRAINING, ResultsError, read_object
 
 INTRODUCTION = f"""# Reports
 
@@ -42,11 +42,11 @@ def write(root: Path) -> Path:
     unreadable, chapters = [], []
     for plan in sorted(root.glob("*/*/plan.json")):
         try:
-            if "budget" in (stored := read_json(plan)):
+            if "budget" in (stored := read_object(plan)):
                 chapters.append(_chapter(root, plan.parent, stored))
                 continue
             report = ranking.load(plan.parent)
-        except ResultsError as error:
+        except (ResultsError, KeyError) as error:
             unreadable.append(f"- `{plan.parent.relative_to(root)}`: {error}")
             continue
         for workload in report.workloads:

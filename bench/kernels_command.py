@@ -81,6 +81,11 @@ def _print_predictions(chosen: list[Spec]) -> None:
     for spec in chosen:
         for name in implementations.names():
             rows += [row.columns() for row in Row.predicted_of(spec, name)]
+    if not rows:
+        _refuse(
+            "nothing to predict: none of these layers fits on the chip at once; give a smaller "
+            "--hidden or --batch"
+        )
     typer.echo(kernel_page.predictions(rows))
 
 

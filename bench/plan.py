@@ -56,6 +56,10 @@ def plan(
         if device == "cuda" or execution == "eager"
     ]
     for pattern in only:
+        if not pattern.strip():
+            raise UsageError(
+                "--only '' is empty; give an implementation, a piece of a case id or a pattern"
+            )
         if not any(matches(case.id, pattern) for case in cases):
             raise UsageError(
                 f"--only {pattern!r} matches none of the {len(cases)} cases of profile "

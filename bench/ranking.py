@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.results import CURVES, LAYERS, ROUNDS, TRAINING, ResultsError, read_json
+from bench.results import CURVES, LAYERS, ROUNDS, STATUSES, TRAINING, ResultsError, read_object
 from bench.statistics import Ratio, factors_over, speedup
 
 PYTHON_LOOP = "python_loop"  # as a textbook writes it: run eagerly
@@ -131,13 +131,19 @@ def load(directory: Path) -> Report:
     """
     plan = _load_plan(directory / "plan.json")
     environment_path = directory / "environment.json"
-    environment = read_json(environment_path) if environment_path.exists() else {}
+    environment = read_object(environment_path) if environment_path.exists() else {}
     if not isinstance(environment, dict):
         raise ResultsError(f"{environment_path} is damaged: not a table of sections")
     training = TRAINING.load(directory)
     duplicates = training["case_id"][training["case_id"].duplicated()].tolist()
     if duplicates:
         raise ResultsError(f"{TRAINING.path(directory)} has two rows for {duplicates[0]}")
+    strange = sorted(set(training["status"]) - set(STATUSES))
+    if strange:
+        raise ResultsError(
+            f"{TRAINING.path(directory)} has the status {strange[0]!r}, which is none of "
+            f"{', '.join(STATUSES)}; restore the file"
+        )
     rounds = ROUNDS.load(directory)
     rows = {row["case_id"]: row for row in records(training)}
     planned = {case["case_id"] for case in plan["cases"]}
@@ -154,7 +160,7 @@ def load(directory: Path) -> Report:
 
 
 def _load_plan(path: Path) -> dict[str, Any]:
-    plan = read_json(path)
+    plan = read_object(path)
     if not isinstance(plan, dict) or plan.get("schema") != PLAN_SCHEMA:
         raise ResultsError(
             f"{path} is not a plan of schema {PLAN_SCHEMA}: written by another version"

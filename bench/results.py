@@ -61,7 +61,7 @@ class Table:
 
     def _columns_of(self, path: Path) -> Mapping[str, type]:
         """The columns of a file: without some that were added since, if it is an earlier one's."""
-        if not path.exists() or path.stat().st_size == 0:
+        if not path.is_file() or path.stat().st_size == 0:
             return self.columns
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
             header = file.readline().rstrip("\r\n").split(",")
@@ -86,23 +86,38 @@ class Table:
         columns = self._columns_of(path)
         records: list[list[Any]] = []
         if path.exists():
-            with path.open(newline="", encoding="utf-8", errors="strict") as file:
-                try:
-                    self._read(csv.reader(file, strict=True), columns, records)
-                except (csv.Error, UnicodeDecodeError) as error:
-                    raise ResultsError(f"{path} is damaged: {error}; {_RERUN}") from error
+            try:
+                with path.open(newline="", encoding="utf-8", errors="strict") as file:
+                    self._read(path, csv.reader(file, strict=True), columns, records)
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise ResultsError(f"{path} is damaged: {error}; {_RERUN}") from error
+            except OSError as error:
+                raise ResultsError(f"{path} cannot be read ({error.strerror})") from None
         frame = pd.DataFrame(records, columns=list(columns)).reindex(columns=list(self.columns))
         dtypes: dict[type, Any] = {str: object, bool: "boolean", int: "Int64", float: "float64"}
         return frame.astype({name: dtypes[kind] for name, kind in self.columns.items()})
 
-    def _read(self, reader: Any, columns: Mapping[str, type], records: list[list[Any]]) -> None:
+    def drop_half_line(self, directory: Path) -> None:
+        """Drop what stands behind the last newline: a killed writer or a full disk left it.
+
+        Before anything is appended, lest the next row be glued to it.
+        """
+        path = self.path(directory)
+        if path.is_file():
+            content = path.read_bytes()
+            if not content.endswith(b"\n"):
+                os.truncate(path, content.rfind(b"\n") + 1)
+
+    def _read(
+        self, path: Path, reader: Any, columns: Mapping[str, type], records: list[list[Any]]
+    ) -> None:
         header = next(reader, None)
         if header != list(columns):
             raise ResultsError(
-                f"{self.filename} is damaged: line 1 is not the header of this version; {_RERUN}"
+                f"{path} is damaged: line 1 is not the header of this version; {_RERUN}"
             )
         for fields in reader:
-            where = f"{self.filename} is damaged: line {reader.line_num}"
+            where = f"{path} is damaged: line {reader.line_num}"
             if len(fields) != len(columns):
                 raise ResultsError(
                     f"{where} has {len(fields)} fields, not {len(columns)}; {_RERUN}"
@@ -113,7 +128,8 @@ class Table:
                     record.append(_from_text(field, kind))
                 except ValueError:
                     raise ResultsError(
-                        f"{where}, column {name}: {field!r} is not a {kind.__name__}; {_RERUN}"
+                        f"{where}, column {name}: {field!r} is not of type {kind.__name__}; "
+                        f"{_RERUN}"
                     ) from None
             records.append(record)
 
@@ -314,5 +330,18 @@ def read_json(path: Path) -> Any:
         raise ResultsError(
             f"{path} does not exist: give a directory that `python -m bench run` wrote"
         ) from None
+    except OSError as error:
+        raise ResultsError(
+            f"{path} cannot be read ({error.strerror}): give a directory that "
+            "`python -m bench run` wrote"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ResultsError(f"{path} is damaged: {error}; {_RERUN}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The content of ``path``, which is a JSON object. Raises ``ResultsError`` when it is not."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ResultsError(f"{path} is damaged: it holds no JSON object; {_RERUN}")
+    return content

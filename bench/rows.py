@@ -68,7 +68,8 @@ def figures(
     found["tokens_per_second_high"] = interval.high
     batch_tokens = workload["batch_size"] * workload["num_steps"]
     found["step_milliseconds"] = 1e3 * batch_tokens / interval.median
-    if peak is not None:
+    # A network cannot outrun the products it is made of: then these were measured disturbed.
+    if peak is not None and interval.median * workload["flops_per_token"] <= peak:
         found["fraction_of_peak"] = interval.median * workload["flops_per_token"] / peak
     return found
 
@@ -90,8 +91,11 @@ def factors(
 
 
 def reproduction_command(plan: Fields, case_id: str) -> str:
-    """The command line that measures this case again."""
-    return shlex.join([*run_command(plan, [case_id])])
+    """The command line that measures this case again, in a chapter with the part it belongs to."""
+    only = [case_id]
+    if "budget" in plan:  # of the chapter one repeats parts
+        only = sorted({e["part"] for e in plan["parts"] if e["case_id"] == case_id})
+    return shlex.join(run_command(plan, only))
 
 
 def run_command(plan: Fields, only: Sequence[str]) -> list[str]:

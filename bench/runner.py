@@ -84,8 +84,9 @@ class Runner:
         self.more_for_job = more_for_job
         self.workloads = {w["workload"]: w for w in plan["workloads"]}
         self.logs = directory / "logs"
-        done = TRAINING.load(directory)["case_id"]
-        self.done = set(done)
+        for table in (TRAINING, ROUNDS, CURVES, HELD_OUT, SAMPLES):
+            table.drop_half_line(directory)
+        self.done = set(TRAINING.load(directory)["case_id"])
         # An interrupted case left rounds and no row: they would be counted twice.
         for table in (ROUNDS, CURVES, HELD_OUT, SAMPLES):
             table.keep(directory, self.done)
@@ -142,11 +143,15 @@ class Runner:
         factors = rows.factors(
             [a.case for a in finished], found, [r for a in finished for r in a.rounds]
         )
+        done = []
         for a in finished:
             case_id = a.case["case_id"]
             factor = {"speedup_over_torch_nn": factors.get(case_id)}
-            self._write_row(a.case, "ok", "", found[case_id] | factor)
+            row = rows.row(self.plan, a.workload, a.case, "ok", "")
+            done.append(row | found[case_id] | factor)
             self.progress.say(f"  {case_id}: {self._headline(a)}")
+        # At once: resumed with some of them, the others' turns would not be those of these.
+        TRAINING.append(self.directory, done)
 
     def _figures(self, active: ActiveCase) -> dict[str, Any]:
         workload = active.workload
@@ -218,6 +223,8 @@ class Runner:
         log = self.logs / (case["case_id"].replace("/", "__") + ".log")
         worker = WorkerProcess(job, log, self.plan["case_seconds"], self._shared_cache)
         self._alive.append(worker)
+        if self._is_stopping:
+            worker.stop()  # begun while the others were being stopped
         active = ActiveCase(case, workload, worker)
         answer = self._ask(active)
         if answer is None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from bench.chapter import floors
 from bench.chapter.texts import texts_for_job
 from bench.progress import RunProgress
-from bench.results import TRAINING, ResultsError, read_json, write_json
+from bench.results import TRAINING, ResultsError, read_object, write_json
 from bench.rows import run_command
 from bench.runner import Runner, wall_time
 from bench.wording import counted
@@ -45,7 +45,7 @@ def open_directory(answer: dict[str, Any], output: Path | None, resume: bool) ->
     else:
         directory = output
     if resume:
-        stored = read_json(directory / "plan.json")
+        stored = read_object(directory / "plan.json")
         _refuse_to_mix(directory, stored, plan)
         plan["run_id"] = stored["run_id"]
         return directory
@@ -121,7 +121,7 @@ def run(answer: dict[str, Any], directory: Path, console: Console, started: floa
     not_timed = None
     if profile.layers_seconds and not plan["only"]:
         not_timed = _time_layers(plan, profile.layers_seconds, directory, console)
-    environment = read_json(directory / "environment.json")
+    environment = read_object(directory / "environment.json")
     environment["Run"]["Finished"] = wall_time()
     if not_timed:
         environment["Run"]["Single layers not timed"] = not_timed
@@ -171,7 +171,7 @@ def show(directory: Path, console: Console) -> None:
     from bench import index, report  # matplotlib is slow to import; nothing before needs it
     from bench.chapter import page
 
-    if "budget" in read_json(directory / "plan.json"):
+    if "budget" in read_object(directory / "plan.json"):
         page.render(directory).print(console)
     else:
         report.render(directory).print(console)

@@ -77,7 +77,7 @@ def factor(ratio: Ratio | None) -> str:
 
 
 def factor_interval(ratio: Ratio | None) -> str:
-    if ratio is None or not ratio.is_bounded or ratio.low == ratio.high:
+    if ratio is None or not ratio.is_bounded or ratio.low == ratio.high or ratio.pairs < 3:
         return ""
     return span(ratio.low, ratio.high, times)
 

@@ -14,6 +14,7 @@ from bench.gate import MOST_MARKED
 from bench.ranking import NOT_RUN, PYTHON_LOOP, TORCH_NN, Case, Report, Workload
 from bench.statistics import geometric_mean
 from bench.tables import decimals, factor, factor_interval, tokens
+from bench.wording import counted
 
 MAX_PERPLEXITY_SPREAD = 1.02
 """Same weights, same minibatches: training perplexities further apart than this are reported."""
@@ -64,8 +65,12 @@ def _fastest(report: Report) -> list[str]:
     timed = [w for w in report.workloads if w.ranked]
     if not report.plan.get("speeds_count", True):
         correct = sum(case.status == "ok" for case in report.cases)
+        able = sum(case.status != "unsupported" for case in report.cases)
+        unsupported = counted(len(report.cases) - able, "case")
+        left_out = f"; {unsupported} cannot run here" if able < len(report.cases) else ""
         return [
-            f"{correct} of {len(report.cases)} cases are correct. This profile checks that "
+            f"{correct} of {counted(able, 'case')} that can run here "
+            f"{'is' if able == 1 else 'are'} correct{left_out}. This profile checks that "
             "everything works: its speeds are shown, and mean nothing."
         ]
     if not timed:
@@ -107,7 +112,7 @@ def _is_tie(report: Report, workload: Workload) -> bool:
     if len(workload.ranked) < 2:
         return False
     ratio = report.compare(workload.ranked[1], workload.ranked[0])
-    return ratio is not None and ratio.is_bounded and ratio.high >= 1
+    return ratio is not None and ratio.is_bounded and ratio.low <= 1 <= ratio.high
 
 
 def _of_workload(report: Report, workload: Workload) -> str:

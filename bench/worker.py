@@ -315,6 +315,8 @@ def failure(error: BaseException) -> dict[str, Any]:
     """The status and the one-line reason that ``error`` amounts to."""
     if isinstance(error, Failed):
         return {"status": error.status, "reason": str(error), **error.figures}
+    while error.__context__ is not None and "during capture" in str(error):
+        error = error.__context__  # ending a capture that failed says only that it failed
     first = (str(error).strip() or "no message").splitlines()[0]
     reason = f"{type(error).__name__}: {first}"
     if isinstance(error, Unsupported):

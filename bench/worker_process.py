@@ -53,6 +53,9 @@ def worker_environment(
     return {**os.environ, **fixed}
 
 
+LONGEST_WAIT = threading.TIMEOUT_MAX
+
+
 class WorkerEnded(Exception):
     """The worker is gone, or was stopped; carries a status and a one-line reason."""
 
@@ -133,7 +136,7 @@ class WorkerProcess:
         """
         start = time.monotonic()
         try:
-            line = self._lines.get(timeout=max(0.0, self.limit - self.used))
+            line = self._lines.get(timeout=min(LONGEST_WAIT, max(0.0, self.limit - self.used)))
         except queue.Empty:
             self.stop()
             raise WorkerEnded(
@@ -143,7 +146,11 @@ class WorkerProcess:
             self.used += time.monotonic() - start
         if line is None:
             raise WorkerEnded("crashed", self._last_words())
-        return dict(json.loads(line))
+        try:
+            return dict(json.loads(line))
+        except ValueError:  # it died within its answer
+            self.stop()
+            raise WorkerEnded("crashed", self._last_words()) from None
 
     def _last_words(self) -> str:
         code = self._process.wait()

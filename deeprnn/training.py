@@ -21,6 +21,9 @@ from deeprnn.minibatches import Minibatches
 
 State = Tensor | tuple[Tensor, Tensor]
 
+WARM_UP_STEPS = 11
+"""Before a capture, in which nothing may be compiled: TorchScript compiles in four of them."""
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -164,7 +167,7 @@ class _GraphedSteps:
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
-            for _ in range(3):
+            for _ in range(WARM_UP_STEPS):
                 step()
         torch.cuda.current_stream(device).wait_stream(stream)
         with torch.no_grad():

@@ -25,12 +25,12 @@ def draw_curves(networks: Mapping[str, Sequence[Learned]]) -> Figure:
     handles.append(Line2D([], [], color=MUTED, lw=1.3, label="text trained on"))
     handles.append(Line2D([], [], color=MUTED, lw=1.3, ls=":", label="other text"))
     axes.set_yscale("log")
+    axes.axhline(1.0, color=INK, lw=0.8)  # before the ticks are chosen: it widens the axis
     marks = [1, 1.5, 2, 3, 5, 10, 20, 30, 50, 100, 300, 1000]
     low, high = axes.get_ylim()
     axes.set_yticks([m for m in marks if low <= m <= high], minor=False)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(lambda value, _: "")
-    axes.axhline(1.0, color=INK, lw=0.8)
     axes.set_xlabel("epoch")
     axes.set_ylabel("perplexity (log scale)")
     legend_above(figure, handles)

@@ -7,10 +7,12 @@ from functools import partial
 from bench import tables
 from bench.chapter.curves import draw_curves
 from bench.chapter.section import (
+    PAIRED,
     Cell,
     Picture,
     Section,
     Table,
+    interval,
     more_or_less,
     of_seeds,
     percent_apart,
@@ -55,7 +57,6 @@ def section(chapter: Chapter) -> Section | None:
     rows = []
     for role, found in learned.items():
         speeds = [timed for timed in chapter.timed(PART) if timed.role == role]
-        rival = next((t for t in chapter.timed(PART) if t.role == LSTM), None)
         cells = []
         for position in range(2):
             if position >= len(speeds):
@@ -63,12 +64,17 @@ def section(chapter: Chapter) -> Section | None:
                 continue
             timed = speeds[position]
             rival = next(
-                t
-                for t in chapter.timed(PART)
-                if t.role == LSTM and t.implementation == timed.implementation
+                (
+                    t
+                    for t in chapter.timed(PART)
+                    if t.role == LSTM and t.implementation == timed.implementation
+                ),
+                None,
             )
-            ratio = chapter.faster(timed, rival)
-            times = "" if ratio is None or role == LSTM else f", {ratio.ratio:.2f} × the LSTM"
+            ratio = None if rival is None else chapter.faster(timed, rival)
+            times = ""
+            if ratio is not None and role != LSTM:
+                times = f", {ratio.ratio:.2f} × the LSTM ({interval(ratio)})"
             cells.append(Cell(tables.tokens(timed.tokens_per_second), timed.implementation + times))
         rows.append(
             (
@@ -102,7 +108,7 @@ def section(chapter: Chapter) -> Section | None:
                 tuple(rows),
                 "Equal time: each network trains for as long as the fastest of them takes for its "
                 f"{epochs} epochs, by the speeds measured here. The library's networks compute "
-                "the same as ours, so each is trained once.",
+                "the same as ours, so each is trained once. " + PAIRED,
             ),
         ),
         (
@@ -150,12 +156,21 @@ def _answer(chapter: Chapter, learned: dict[str, list[Learned]], epochs: int) ->
         speed = chapter.faster(chapter.speed(PART, role), chapter.speed(PART, LSTM))
         assert train is not None
         assert other is not None
-        faster = f"trains {speed.ratio:.2f} times as fast as the LSTM, and " if speed else ""
+        faster = "" if speed is None else _speed(speed)
         sentences.append(
             f"{fair} the GRU {faster}has {_apart(train)} perplexity after {epochs} epochs and "
             f"{_apart(other)} perplexity on other text."
         )
     return tuple(sentences)
+
+
+def _speed(ratio: Ratio) -> str:
+    """What may be said of the speeds, each network as it ran fastest."""
+    times = f"{ratio.ratio:.2f} times, 95 % interval {interval(ratio)}, each as it ran fastest"
+    told = more_or_less(ratio, "faster", "slower", "")
+    if not told:
+        return f"cannot be told from the LSTM in speed ({times}), and "
+    return f"trains {told} than the LSTM ({times}), and "
 
 
 def _apart(ratio: Ratio) -> str:

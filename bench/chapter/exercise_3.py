@@ -172,9 +172,9 @@ def _answer(
                     "learn by heart, and longer training widens them."
                 )
             answer.append(
-                f"It is not below every floor: {strongest} needs {models[strongest]:.2f} bits for "
-                f"the same text after the same characters. {why} So few characters teach spelling "
-                "to counts sooner than to gradients."
+                f"It lies above {len(below)} of {len(models)} floors: {strongest} needs "
+                f"{models[strongest]:.2f} bits for the same text after the same characters. "
+                f"{why} So few characters teach spelling to counts sooner than to gradients."
             )
         else:
             answer.append(
@@ -187,8 +187,8 @@ def _answer(
         low, high = law.exponent_interval
         end = f"{law.floor:.2f} bits" if law.floor_is_resolved else "a floor not told apart from 0"
         answer.append(
-            f"Bits fall as the {law.exponent:.2f}th power of the text's length ({low:.2f} to "
-            f"{'any' if math.isinf(high) else f'{high:.2f}'}) towards {end}; at all "
+            f"Bits fall with the length of the text to the power of −{law.exponent:.2f} "
+            f"({low:.2f} to {'any' if math.isinf(high) else f'{high:.2f}'}) towards {end}; at all "
             f"{ALL_OF_IT:,} characters the law says {law.predict(ALL_OF_IT):.2f}."
         )
     return tuple(answer)
@@ -196,15 +196,15 @@ def _answer(
 
 def _one_seed(chapter: Chapter, learned: dict[str, list[Learned]]) -> str:
     spreads = []
-    for size, seeds in sizes(chapter, learned).items():
+    for role, seeds in learned.items():
         bits = [value for one in seeds if (value := chapter.bits(one, WELLS)) is not None]
         if len(bits) > 1:
-            spreads.append((max(bits) - min(bits), size))
+            spreads.append((max(bits) - min(bits), role))
     if not spreads:
         return ""
-    widest, size = max(spreads)
+    widest, role = max(spreads)
     return (
-        f"Seeds differ by up to {widest:.3f} bits ({size:,} characters): a smaller difference "
+        f"Seeds differ by up to {widest:.3f} bits ({role}): a smaller difference "
         "between two sizes or two models would not be one."
     )
 

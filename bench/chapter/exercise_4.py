@@ -98,17 +98,30 @@ def _answer(chapter: Chapter, learned: dict[str, list[Learned]]) -> tuple[str, .
         mean, half, _ = _difference(chapter, learned, role, other, text)
         return _say(mean, half)
 
-    on_austen, half, _ = _difference(chapter, learned, "Wells + Austen", "Wells", AUSTEN)
-    extra, _, _ = _difference(chapter, learned, "Wells + Austen", "Wells", WELLS)
-    verdict = "Yes, when the other author comes on top" if extra > 0 else "Not for Wells' sake"
+    def told(role: str, other: str) -> float:
+        """What is saved; 0 where the seeds do not tell."""
+        mean, half, _ = _difference(chapter, learned, role, other, WELLS)
+        return mean if math.isinf(half) or abs(mean) > half else 0.0
+
+    on_austen, half, _ = _difference(
+        chapter, learned, "Wells + Austen", "twice as much Wells", AUSTEN
+    )
+    extra = told("Wells + Austen", "Wells")
+    verdict = "These seeds do not tell"
+    if extra:
+        verdict = "Yes, when the other author comes on top" if extra > 0 else "Not for Wells' sake"
+    instead = told("Wells + Austen", "twice as much Wells")
+    choice = "cannot be told from the same author's"
+    if instead:
+        choice = "is the better choice" if instead > 0 else "is the poorer choice"
     return (
         f"{verdict}: for held-out Wells, adding as much Austen to the same Wells "
         f"{against('Wells + Austen', 'Wells')}, adding Kafka and Austen "
         f"{against('Wells + Kafka + Austen', 'Wells')}, and adding other Wells "
         f"{against('Wells + other Wells', 'Wells')}.",
-        "With the total held equal, a text by someone else is the poorer choice: against twice as "
-        f"much Wells, half Austen {against('Wells + Austen', 'twice as much Wells')}; but what is "
-        f"read of Austen {_say(on_austen, half)} on held-out Austen.",
+        f"With the total held equal, a text by someone else {choice}: against twice as much Wells, "
+        f"half Austen {against('Wells + Austen', 'twice as much Wells')}; on held-out Austen it "
+        f"{_say(on_austen, half)}.",
     )
 
 

@@ -70,7 +70,7 @@ BUDGETS = {
             name="standard",
             purpose=(
                 "the published runs as published, the exercises with fewer epochs: "
-                "over an hour on two CPU cores"
+                "about two hours on two CPU cores"
             ),
             run_epochs=500,
             run_seeds=3,

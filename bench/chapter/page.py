@@ -103,7 +103,13 @@ def _marked(chapter: Chapter) -> str:
     """How many of the timed rounds are suspect; empty if none is."""
     counted = chapter.rounds[~chapter.rounds["warm_up"].fillna(False).astype(bool)]
     marked = int((counted["mark"] != "").sum())
-    return f"{marked} of {len(counted)} timed rounds are marked as disturbed." if marked else ""
+    if not marked:
+        return ""
+    return (
+        f"{marked} of {len(counted)} timed rounds are marked as disturbed: others used the "
+        "processors. Trust factors, which are paired by turn, before tokens/s, which are medians; "
+        "perplexities are not affected."
+    )
 
 
 def _files(directory: Path, drawn: dict[str, str]) -> list[str]:

@@ -11,6 +11,11 @@ from matplotlib.figure import Figure
 from bench import tables
 from bench.statistics import Ratio
 
+PAIRED = (
+    "Factors pair rounds that ran in one turn, with their 95 % interval; they are not the "
+    "quotients of the medians beside them."
+)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -78,10 +83,12 @@ def of_bits(values: Sequence[float | None], digits: int = 3) -> Cell:
 
 
 def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and half of its 95 % t interval, infinite for one value."""
+    """The mean and half of its 95 % t interval, infinite for one value; of none, NaN."""
     from scipy import stats
 
     count = len(values)
+    if count == 0:
+        return math.nan, math.inf
     mean = sum(values) / count
     if count < 2:
         return mean, math.inf

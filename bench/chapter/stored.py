@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bench.chapter.floors import FLOORS
-from bench.results import CURVES, HELD_OUT, ROUNDS, SAMPLES, TRAINING, read_json
+from bench.results import CURVES, HELD_OUT, ROUNDS, SAMPLES, TRAINING, ResultsError, read_object
 from bench.statistics import Ratio, paired_log_ratio, speedup
 
 
@@ -66,10 +66,13 @@ class Chapter:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.plan: dict[str, Any] = read_json(directory / "plan.json")
+        self.plan: dict[str, Any] = read_object(directory / "plan.json")
+        for key in ("budget", "device", "parts", "workloads", "cases"):
+            if key not in self.plan:
+                raise ResultsError(f"{directory / 'plan.json'} is damaged: {key!r} is missing")
         self.environment: dict[str, Any] = {}
         if (directory / "environment.json").exists():
-            self.environment = read_json(directory / "environment.json")
+            self.environment = read_object(directory / "environment.json")
         rows = TRAINING.load(directory)
         self.rows: dict[str, dict[str, Any]] = {
             str(row["case_id"]): {str(k): v for k, v in row.items()}

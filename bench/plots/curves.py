@@ -147,6 +147,8 @@ def _validation(axis: Axes, curve: pd.DataFrame) -> None:
             textcoords="offset points",
             ha="right",
             fontsize=9,
+            bbox={"facecolor": CARD, "edgecolor": "none", "pad": 1},  # curves pass below
+            zorder=9,
         )
 
 

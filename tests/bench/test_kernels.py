@@ -230,8 +230,8 @@ def test_nothing_outlives_the_time_limit(misbehaving):
     assert time.monotonic() - start < 10
     statuses = {row["row_id"]: row["status"] for row in kept}
     assert statuses == {
-        "refused": "unsupported", "good": "ok", "hang": "timeout", "die": "timeout",
-        "bad": "timeout", "last": "timeout",
+        "refused": "unsupported", "good": "ok", "hang": "timeout", "hang-again": "timeout",
+        "die": "timeout", "bad": "timeout", "last": "timeout",
     }  # fmt: skip
     assert "--max-minutes" in kept[-1]["reason"]
     assert len(children()) == before

@@ -88,3 +88,10 @@ def test_float16_is_run_by_the_vendors_library_both_ways(on_an_h100):
     ran = {(case.implementation, case.execution) for case in cases if not case.unsupported}
     for name in ("torch_nn", "torch_nn_persistent"):
         assert {(name, "eager"), (name, "cuda_graph")} <= ran
+
+
+@pytest.mark.parametrize("pattern", ["", " "])
+def test_an_empty_pattern_is_not_everything(pattern):
+    """`--only "$UNSET"` in a script."""
+    with pytest.raises(UsageError, match="--only '' is empty"):
+        plan(find_profile("quick"), "cpu", [pattern])

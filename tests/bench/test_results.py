@@ -20,6 +20,7 @@ from bench.results import (
     TRAINING,
     ResultsError,
     read_json,
+    read_object,
     write_json,
 )
 
@@ -125,7 +126,7 @@ def test_a_damaged_table_is_one_line_that_names_the_place(tmp_path, content, nam
 def test_a_truth_value_is_true_or_false(tmp_path):
     header = ",".join(ROUNDS.columns)
     ROUNDS.path(tmp_path).write_text(f"{header}\na,1,0,yes,1,1,1,,,,,,,,\n", "utf-8")
-    with pytest.raises(ResultsError, match="column warm_up: 'yes' is not a bool"):
+    with pytest.raises(ResultsError, match="column warm_up: 'yes' is not of type bool"):
         ROUNDS.load(tmp_path)
 
 
@@ -191,3 +192,30 @@ def test_missing_and_damaged_json_is_one_line(tmp_path):
         read_json(path)
     for caught in (missing, damaged):
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("lost", [1, 5, 200])
+def test_a_half_written_line_is_dropped_before_more_is_appended(tmp_path, lost):
+    """A killed writer: the newline is missing, or more; or the line is a whole row short of one."""
+    rows = [{"case_id": f"case {n}", "epoch": n, "run_id": "r"} for n in range(3)]
+    CURVES.append(tmp_path, rows)
+    path = CURVES.path(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"case 3,3,1.5" + b"0" * lost)
+    CURVES.drop_half_line(tmp_path)
+    assert path.read_bytes() == whole
+    CURVES.drop_half_line(tmp_path)  # and nothing else
+    ROUNDS.drop_half_line(tmp_path)  # no file, no harm
+    assert path.read_bytes() == whole
+    assert len(CURVES.load(tmp_path)) == 3
+
+
+def test_what_is_no_directory_or_no_object_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("null", "utf-8")
+    with pytest.raises(ResultsError, match=r"cannot be read .*give a directory"):
+        read_json(tmp_path / "file" / "plan.json")
+    with pytest.raises(ResultsError, match="holds no JSON object"):
+        read_object(tmp_path / "file")
+    (tmp_path / "rounds.csv").mkdir()
+    with pytest.raises(ResultsError, match=r"rounds\.csv cannot be read"):
+        ROUNDS.load(tmp_path)
