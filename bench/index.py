@@ -36,7 +36,10 @@ HEADINGS = (
 
 
 def write(root: Path) -> Path:
-    """Write the index of all reports below ``root``; one that cannot be read is named as such."""
+    """Write the index of all reports below ``root``; one that cannot be read is named as such.
+
+    A page of that name that is no such index stays as it is.
+    """
     lines = [INTRODUCTION]
     lines += ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
     unreadable, chapters = [], []
@@ -63,7 +66,12 @@ def write(root: Path) -> Path:
     if unreadable:
         lines += ["", "Not readable:", "", *unreadable]
     path = root / "README.md"
-    path.write_text("\n".join(lines) + "\n", "utf-8")
+    title = INTRODUCTION.splitlines()[0]
+    if path.exists() and not path.read_text("utf-8", errors="replace").startswith(title):
+        return path  # somebody else's
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text("\n".join(lines) + "\n", "utf-8")
+    temporary.replace(path)
     return path
 
 

@@ -62,15 +62,16 @@ def figures(
     found["rounds"] = len(counted)
     if not counted:
         return found
-    interval = statistics.median_interval(counted)
-    found["tokens_per_second"] = interval.median
-    found["tokens_per_second_low"] = interval.low
-    found["tokens_per_second_high"] = interval.high
+    median = statistics.median_interval(counted).median
+    interval = statistics.median_interval(statistics.block_medians(counted))
+    found["tokens_per_second"] = median
+    found["tokens_per_second_low"] = min(interval.low, median)
+    found["tokens_per_second_high"] = max(interval.high, median)
     batch_tokens = workload["batch_size"] * workload["num_steps"]
-    found["step_milliseconds"] = 1e3 * batch_tokens / interval.median
+    found["step_milliseconds"] = 1e3 * batch_tokens / median
     # A network cannot outrun the products it is made of: then these were measured disturbed.
-    if peak is not None and interval.median * workload["flops_per_token"] <= peak:
-        found["fraction_of_peak"] = interval.median * workload["flops_per_token"] / peak
+    if peak is not None and median * workload["flops_per_token"] <= peak:
+        found["fraction_of_peak"] = median * workload["flops_per_token"] / peak
     return found
 
 

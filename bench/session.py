@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,8 @@ from bench.workloads import PROFILES, Profile
 REPORTS = Path("reports")
 
 MUST_AGREE = (
-    *("schema", "profile", "budget", "only", "device", "seed", "threads", "commit", "cases"),
+    *("schema", "profile", "budget", "only", "device", "machine", "seed", "threads", "commit"),
+    "cases",
 )
 """What a resumed run may not change: its rows would no longer belong to one another."""
 
@@ -49,26 +53,54 @@ def open_directory(answer: dict[str, Any], output: Path | None, resume: bool) ->
         _refuse_to_mix(directory, stored, plan)
         plan["run_id"] = stored["run_id"]
         return directory
-    if (directory / "plan.json").exists():
+    if (directory / "plan.json").exists() or TRAINING.path(directory).exists():
         raise ResultsError(
             f"{directory} already holds a report; continue it with --resume, "
             "or give another --output"
         )
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / "plan.json", plan)
-    except OSError as error:
-        raise ResultsError(
-            f"--output {directory}: {error.strerror}; give a directory that can be written"
-        ) from None
     environment = answer["environment"]
     environment["Measured"] = {
         f"{_precision_title(key)} matrix products (GFLOP/s)": round(flops / 1e9, 1)
         for key, flops in answer["peaks"].items()
     }
     environment["Run"] = {"Started": wall_time(), "Commit": plan["commit"]}
-    write_json(directory / "environment.json", environment)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / "environment.json", environment)
+        write_json(directory / "plan.json", plan)  # last: what has a plan can be resumed
+    except FileExistsError:
+        raise ResultsError(f"--output {directory} is a file; give a directory") from None
+    except OSError as error:
+        raise ResultsError(
+            f"--output {directory}: {error.strerror}; give a directory that can be written"
+        ) from None
     return directory
+
+
+@contextlib.contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """No other run writes into ``directory`` meanwhile, where the system can tell.
+
+    Raises ``ResultsError`` when one does.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ResultsError(
+                f"another run is writing into {directory}; wait for it, or give another --output"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 def _precision_title(key: str) -> str:
@@ -98,8 +130,14 @@ def _brief(value: Any) -> str:
 def run(answer: dict[str, Any], directory: Path, console: Console, started: float) -> bool:
     """Run what is missing, time single layers, render, and print the ranking.
 
-    Returns whether any case failed. Whatever interrupts it, the rows so far are on disk.
+    Returns whether any case failed. Whatever interrupts it, the rows so far are on disk. Raises
+    ``ResultsError`` where another run is writing into the same directory.
     """
+    with alone_in(directory):
+        return _run(answer, directory, console, started)
+
+
+def _run(answer: dict[str, Any], directory: Path, console: Console, started: float) -> bool:
     plan = answer["plan"]
     is_chapter = "budget" in plan
     profile = chapter_profile(plan) if is_chapter else PROFILES[plan["profile"]]

@@ -111,8 +111,10 @@ COLUMNS = {
         "tokens/s",
         "95 % interval",
         "Characters of training text per second: the median over timed epochs, with an interval "
-        "that holds the true median with a probability of 95 % whatever the distribution. Fewer "
-        "than six rounds cannot give 95 %; then it runs from the slowest to the fastest round.",
+        "that holds the true median with a probability of 95 % whatever the distribution, if "
+        "epochs are independent. Neighbours are not quite, so from 40 epochs on it is taken from "
+        "the medians of 20 stretches of the run (not yet in reports from before 25 November 2026). "
+        "Fewer than six rounds cannot give 95 %; then it runs from the slowest to the fastest.",
         lambda case: tokens(case["tokens_per_second"]),
         lambda case: _speed_interval(case),
     ),

@@ -104,7 +104,8 @@ class WorkerProcess:
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
-        self.send(job)
+        # Beside: a text is longer than a pipe holds, and a child that hangs never reads it.
+        threading.Thread(target=self.send, args=(job,), daemon=True).start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None

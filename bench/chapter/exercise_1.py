@@ -9,6 +9,7 @@ from bench.chapter.section import (
     Picture,
     Section,
     Table,
+    have_a_seed_in_common,
     interval,
     more_or_less,
     of_seeds,
@@ -29,7 +30,7 @@ LEARNT = 10.0
 def section(chapter: Chapter) -> Section | None:
     """Printed against right; None before both have a seed."""
     learned = {role: found for role, found in chapter.learned(PART).items() if found}
-    if len(learned) < 2:
+    if len(learned) < 2 or not have_a_seed_in_common(learned):
         return None
     rows = []
     for role, found in learned.items():

@@ -12,6 +12,7 @@ from bench.chapter.section import (
     Picture,
     Section,
     Table,
+    have_a_seed_in_common,
     interval,
     more_or_less,
     of_seeds,
@@ -51,7 +52,7 @@ def size(workload: dict[str, object]) -> str:
 def section(chapter: Chapter) -> Section | None:
     """LSTM against GRUs; None before each network has a seed."""
     learned = chapter.learned(PART)
-    if len(learned) < 4 or not all(learned.values()):
+    if len(learned) < 4 or not all(learned.values()) or not have_a_seed_in_common(learned):
         return None
     in_time = _after_equal_time(chapter, learned)
     rows = []

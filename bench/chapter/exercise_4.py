@@ -9,7 +9,14 @@ from matplotlib.lines import Line2D
 
 from bench.chapter.exercise_3 import with_perplexity
 from bench.chapter.exercises import AUSTEN, KAFKA, MORE_WELLS, TEXTS, WELLS
-from bench.chapter.section import Cell, Picture, Section, Table, mean_and_half
+from bench.chapter.section import (
+    Cell,
+    Picture,
+    Section,
+    Table,
+    have_a_seed_in_common,
+    mean_and_half,
+)
 from bench.chapter.stored import Chapter, Learned
 from bench.plots.style import PALETTE, legend_above, legend_height, panels
 
@@ -27,7 +34,7 @@ SINGLE = {"Wells": WELLS, "Austen": AUSTEN, "Kafka": KAFKA}
 def section(chapter: Chapter) -> Section | None:
     """Mixtures judged by each author's held-out text; None before one seed of each is there."""
     learned = chapter.learned(PART)
-    if not learned or not all(learned.values()):
+    if not learned or not all(learned.values()) or not have_a_seed_in_common(learned):
         return None
     rows = []
     for role, found in learned.items():

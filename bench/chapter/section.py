@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
 from bench import tables
+from bench.chapter.stored import Learned
 from bench.statistics import Ratio
 
 PAIRED = (
@@ -109,6 +110,12 @@ def more_or_less(ratio: Ratio, more: str, less: str, same: str) -> str:
 def percent_apart(ratio: float) -> str:
     """How far a ratio is from 1, in percent, without a sign."""
     return f"{abs(100 * (ratio - 1)):.{1 if abs(ratio - 1) < 0.1 else 0}f} %"
+
+
+def have_a_seed_in_common(learned: Mapping[str, Sequence[Learned]]) -> bool:
+    """Whether there is a seed by which all roles can be compared."""
+    seeds = [{one.seed for one in found} for found in learned.values()]
+    return bool(seeds) and bool(set.intersection(*seeds))
 
 
 def told_wrongly(by_seed: dict[int, float], figure: str) -> str:

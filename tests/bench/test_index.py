@@ -49,3 +49,10 @@ def test_a_damaged_report_is_named_and_the_others_stay(tmp_path):
     assert "`my-machine/torn`: " in text
     assert "damaged" in text
     assert "(my-machine/quick/summary.md)" in text
+
+
+def test_somebody_elses_page_stays(tmp_path):
+    write(tmp_path / "my-machine" / "quick")
+    (tmp_path / "README.md").write_text("my own notes\n", "utf-8")
+    index.write(tmp_path)
+    assert (tmp_path / "README.md").read_text("utf-8") == "my own notes\n"

@@ -294,3 +294,17 @@ def test_doctor_and_help(project):
     shown = bench(project, "--help")
     assert "Examples:" in shown.stdout
     assert "Exit codes:" in shown.stdout
+
+
+def test_two_runs_in_one_directory_are_refused(tmp_path):
+    from bench.results import ResultsError
+    from bench.session import alone_in
+
+    with (
+        alone_in(tmp_path),
+        pytest.raises(ResultsError, match="another run is writing"),
+        alone_in(tmp_path),
+    ):
+        pass
+    with alone_in(tmp_path):  # and is over
+        pass

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bench.results import ROUNDS, TRAINING
 from bench.statistics import (
+    block_medians,
     factors_over,
     geometric_mean,
     median_interval,
@@ -285,3 +286,27 @@ def test_what_was_interpreted_or_failed_has_no_factor():
     assert factors_over("slow", table, rounds()) == {}
     assert factors_over("absent", table, rounds()) == {}
     assert factors_over("rival", cases(), rounds()) == {}
+
+
+def test_an_interval_of_stretches_holds_where_neighbours_resemble_each_other():
+    """An autoregressive series, ρ 0.5: single values for independent ones promise too much."""
+    generator = np.random.default_rng(0)
+    held = {"rounds": 0, "stretches": 0}
+    runs = 300
+    for _ in range(runs):
+        noise = generator.standard_normal(500)
+        series = np.empty(500)
+        series[0] = noise[0]
+        for i in range(1, 500):
+            series[i] = 0.5 * series[i - 1] + noise[i]
+        for name, values in (("rounds", list(series)), ("stretches", block_medians(list(series)))):
+            interval = median_interval(values)
+            held[name] += interval.low <= 0 <= interval.high
+    assert held["rounds"] < 0.87 * runs
+    assert held["stretches"] > 0.92 * runs
+
+
+def test_few_values_are_stretches_of_their_own():
+    values = [float(n) for n in range(39)]
+    assert block_medians(values) is values
+    assert len(block_medians([*values, 1.0])) == 20
