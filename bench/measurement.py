@@ -30,7 +30,7 @@ class Timing:
     mark: str = ""
     state: dict[str, float | None] = field(default_factory=dict)
     """By column of ``rounds.csv``: load and clocks right after the block; None is not told."""
-    _others_seconds: float = 0.0
+    others_seconds: float = 0.0  # processor time that others used
     _since: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def resume(self) -> None:
@@ -42,7 +42,7 @@ class Timing:
         now = time.perf_counter()
         busy, own, start = self._since
         self.seconds += now - start
-        self._others_seconds += (_busy_seconds() - busy) - (time.process_time() - own)
+        self.others_seconds += (_busy_seconds() - busy) - (time.process_time() - own)
 
 
 def set_precision(matmul_precision: str, dtype: str) -> None:
@@ -71,14 +71,20 @@ def timed() -> Iterator[Timing]:
     timing.resume()
     yield timing
     timing.pause()
-    timing.other_cpu = min(1.0, max(0.0, timing._others_seconds / (timing.seconds * cores)))
-    # The kernel counts in ticks of 10 ms: on shorter rounds the share is mostly rounding.
-    if timing.other_cpu > CONTENDED_ABOVE and timing.seconds > 0.2:
+    timing.other_cpu = min(1.0, max(0.0, timing.others_seconds / (timing.seconds * cores)))
+    if is_contended(timing.others_seconds, timing.seconds):
         timing.mark = "contended"
     if gpu is not None and gpu_before is not None:
         timing.state |= gpu.state()  # first of all: clocks fall again once nothing runs
         timing.mark = gpu.mark(gpu_before, time.perf_counter() - began) or timing.mark
     timing.state |= {"load_average": _load_average(), "cpu_mhz": _cpu_mhz()}
+
+
+def is_contended(others_seconds: float, seconds: float) -> bool:
+    """Whether others used too much of the processors during so many seconds."""
+    # The kernel counts in ticks of 10 ms: over a shorter time the share is mostly rounding.
+    cores = psutil.cpu_count() or 1
+    return seconds > 0.2 and others_seconds > CONTENDED_ABOVE * seconds * cores
 
 
 def _busy_seconds() -> float:

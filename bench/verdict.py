@@ -204,6 +204,7 @@ def _parted(report: Report) -> Problem:
 def _marked(report: Report) -> Problem:
     """Suspect rounds, where speed means something."""
     rounds = _rounds_of_ranked(report)
+    rounds = rounds[~rounds["warm_up"].fillna(False)]
     marked = rounds[rounds["mark"] != ""]
     items = []
     for mark, group in marked.groupby("mark"):

@@ -221,7 +221,8 @@ class CaseRun:
 
     def turn(self, epochs: int, minibatches_a_slice: int = 0) -> dict[str, Any]:
         """Train for some epochs, each of them one timed round."""
-        rounds = []
+        rounds: list[dict[str, Any]] = []
+        others = spent = 0.0
         self.minibatches.every = minibatches_a_slice
         for _ in range(epochs):
             with measurement.timed() as timing:
@@ -239,6 +240,7 @@ class CaseRun:
                 "validation_perplexity": None,
             }
             rounds.append(entry)
+            others, spent = others + timing.others_seconds, spent + timing.seconds
             if not math.isfinite(result.perplexity):
                 reason = f"training perplexity became {result.perplexity} in epoch {entry['epoch']}"
                 raise Failed("diverged", reason, rounds=rounds)
@@ -251,6 +253,9 @@ class CaseRun:
                     self.best.offer(self.model, self.epochs_done, perplexity)
                 if self.best.is_over:
                     break
+        if measurement.is_contended(others, spent):
+            for entry in rounds:  # too short to be judged one by one
+                entry["mark"] = entry["mark"] or "contended"
         return {"rounds": rounds, "is_over": self.best.is_over}
 
     def _interrupt(self, timing: measurement.Timing) -> None:

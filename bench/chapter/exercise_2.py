@@ -57,22 +57,14 @@ def section(chapter: Chapter) -> Section | None:
     in_time = _after_equal_time(chapter, learned)
     rows = []
     for role, found in learned.items():
-        speeds = [timed for timed in chapter.timed(PART) if timed.role == role]
         cells = []
-        for position in range(2):
-            if position >= len(speeds):
+        for timed, rival in zip(
+            chapter.own_and_library(PART, role), chapter.own_and_library(PART, LSTM), strict=True
+        ):
+            if timed is None:
                 cells.append(Cell(tables.MISSING))
                 continue
-            timed = speeds[position]
-            rival = next(
-                (
-                    t
-                    for t in chapter.timed(PART)
-                    if t.role == LSTM and t.implementation == timed.implementation
-                ),
-                None,
-            )
-            ratio = None if rival is None else chapter.faster(timed, rival)
+            ratio = chapter.faster(timed, rival)
             times = ""
             if ratio is not None and role != LSTM:
                 times = f", {ratio.ratio:.2f} × the LSTM ({interval(ratio)})"

@@ -35,7 +35,7 @@ def section(chapter: Chapter) -> Section | None:
     rows = []
     for role, found in learned.items():
         workload = found[0].workload
-        speeds = [timed for timed in chapter.timed("runs") if timed.role == role]
+        speeds = chapter.own_and_library("runs", role)
         published = float(workload["published_tokens_per_second"])
         perplexities = ", ".join(f"{one.train_perplexity:.3f}" for one in found)
         rows.append(
@@ -45,8 +45,12 @@ def section(chapter: Chapter) -> Section | None:
                 Cell(perplexities, f"after {found[0].epochs} epochs, seeds in turn"),
                 of_seeds(over_seeds(found, lambda one: one.best_validation)),
                 Cell(tables.tokens(published), "GPU not named"),
-                *(Cell(tables.tokens(s.tokens_per_second), s.implementation) for s in speeds[:2]),
-                *(Cell(tables.MISSING) for _ in range(2 - len(speeds))),
+                *(
+                    Cell(tables.tokens(s.tokens_per_second), s.implementation)
+                    if s
+                    else Cell(tables.MISSING)
+                    for s in speeds
+                ),
             )
         )
     heads = (

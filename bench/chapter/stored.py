@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bench.chapter.floors import FLOORS
+from bench.ranking import TORCH_NN
 from bench.results import CURVES, HELD_OUT, ROUNDS, SAMPLES, TRAINING, ResultsError, read_object
 from bench.statistics import Ratio, paired_log_ratio, speedup
 
@@ -137,6 +138,11 @@ class Chapter:
         """The faster of the implementations that a role was timed with."""
         of_role = [timed for timed in self.timed(part) if timed.role == role]
         return max(of_role, key=lambda timed: timed.tokens_per_second, default=None)
+
+    def own_and_library(self, part: str, role: str) -> tuple[Timed | None, Timed | None]:
+        """The two that a role was timed with; None for one that has no speed."""
+        of_role = {t.implementation == TORCH_NN: t for t in self.timed(part) if t.role == role}
+        return of_role.get(False), of_role.get(True)
 
     def faster(self, a: Timed | None, b: Timed | None) -> Ratio | None:
         """How many times as fast as ``b`` is ``a``, from rounds that ran in the same turn."""

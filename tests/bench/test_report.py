@@ -442,7 +442,7 @@ def test_problems_come_worst_first(tmp_path):
     ]
     assert "memory" in found[3].title
     assert "Moreau" in found[5].lines[0]
-    assert "1 of 7 rounds of ranked cases" in found[6].title
+    assert "1 of 6 rounds of ranked cases" in found[6].title
     assert found[0].lines == ["`lstm-L2-H256-B32-T35-fp32/torch_nn/eager`: why incorrect"]
     assert found[-1].lines == ["`w/alien/eager`"]
 
