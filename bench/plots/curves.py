@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,7 +35,8 @@ def over_epochs(report: Report) -> tuple[Figure, str] | str:
     chosen = _chosen(report, "epoch")
     if not chosen:
         return "no ranked case has a curve stored"
-    figure, axes = _panels(report, chosen)
+    held_out = Line2D([], [], color=INK, lw=1.8, ls=":", label="validation, the fastest")
+    figure, axes = _panels(report, chosen, [held_out])
     for axis, (title, cases, by_case) in zip(axes, chosen, strict=True):
         for i, case in enumerate(cases):
             # Lines lie on each other when all learn the same: each is thinner than the one below,
@@ -45,9 +48,9 @@ def over_epochs(report: Report) -> tuple[Figure, str] | str:
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return figure, (
-        "Training perplexity on a log scale; the dashed line is the target. Weights and "
-        "minibatches are the same, so lines on top of each other mean the same learning. Dotted: "
-        "perplexity of the fastest on text that it never trains on."
+        "Training perplexity on a log scale; the dashed line, where there is one, is the target. "
+        "Weights and minibatches are the same, so lines on top of each other mean the same "
+        "learning. Dotted: perplexity of the fastest on text that it never trains on."
     )
 
 
@@ -89,8 +92,10 @@ def _chosen(report: Report, column: str) -> Chosen:
     return chosen
 
 
-def _panels(report: Report, chosen: Chosen) -> tuple[Figure, list[Axes]]:
-    """Panels under one legend of the implementations and the ways to run them."""
+def _panels(
+    report: Report, chosen: Chosen, more: Sequence[Line2D] = ()
+) -> tuple[Figure, list[Axes]]:
+    """Panels under one legend of the implementations, the ways to run them, and ``more``."""
     drawn = [case for _, cases, _ in chosen for case in cases]
     colour, marker = colours(report.implementations), markers(report.implementations)
     handles = [
@@ -103,6 +108,7 @@ def _panels(report: Report, chosen: Chosen) -> tuple[Figure, list[Axes]]:
             Line2D([], [], color=MUTED, lw=2, ls="-" if name == EAGER else DASHES, label=name)
             for name in executions
         ]
+    handles += more
     figure, axes = panels([PANEL for _ in chosen], legend_height(len(handles)))
     legend_above(figure, handles)
     return figure, axes
@@ -140,16 +146,6 @@ def _validation(axis: Axes, curve: pd.DataFrame) -> None:
     if len(held_out) > 1:
         x, y = held_out["epoch"].to_numpy(float), held_out["validation_perplexity"].to_numpy(float)
         axis.plot(x, y, color=INK, linewidth=1.8, linestyle=":", zorder=4)
-        axis.annotate(
-            "validation",
-            (x[-1], y[-1]),
-            xytext=(0, 5),
-            textcoords="offset points",
-            ha="right",
-            fontsize=9,
-            bbox={"facecolor": CARD, "edgecolor": "none", "pad": 1},  # curves pass below
-            zorder=9,
-        )
 
 
 def _perplexity_axis(axis: Axes, cases: list[Case]) -> list[str]:
