@@ -176,6 +176,9 @@ class CaseRun:
         figures |= self._verify(model)
 
         model.load_state_dict(initial)
+        if self.job.execution != "eager":
+            eager = Trainer(model, self.minibatches, workload.learning_rate)
+            self._accept(verification.verify_replay(trainer, eager, self._bound))
         self.model, self.trainer = model, trainer
         measurement.synchronize(self.device)
         measurement.reset_peak_memory(self.device)
@@ -197,9 +200,8 @@ class CaseRun:
 
     def _verify(self, model: LanguageModel) -> dict[str, Any]:
         workload = self.job.workload
-        bound = verification.bound_for(workload.dtype, workload.matmul_precision, workload.cell)
-        checks = [(model, bound, workload.matmul_precision, workload.dtype)]
-        if bound > verification.BOUNDS["ieee"]:
+        checks = [(model, self._bound, workload.matmul_precision, workload.dtype)]
+        if self._bound > verification.BOUNDS["ieee"]:
             # A loose bound is for rounding, not for bugs: the same code must be exact in float32.
             exact = self._build(self.job.implementation, dtype=torch.float32)
             checks.append((exact, verification.BOUNDS["ieee"], "ieee", "float32"))
@@ -214,10 +216,20 @@ class CaseRun:
                 bound=allowed,
             )
             measurement.set_precision(workload.matmul_precision, workload.dtype)
-            if not outcome.passed:
-                raise Failed("incorrect", str(outcome), gradient_error=outcome.error)
+            self._accept(outcome)
             errors.append(outcome.error)
         return {"gradient_error": errors[0]}
+
+    @property
+    def _bound(self) -> float:
+        workload = self.job.workload
+        return verification.bound_for(workload.dtype, workload.matmul_precision, workload.cell)
+
+    @staticmethod
+    def _accept(outcome: verification.Verification) -> None:
+        """Go on if it passed."""
+        if not outcome.passed:
+            raise Failed("incorrect", str(outcome), gradient_error=outcome.error)
 
     def turn(self, epochs: int, minibatches_a_slice: int = 0) -> dict[str, Any]:
         """Train for some epochs, each of them one timed round."""

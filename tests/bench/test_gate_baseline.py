@@ -91,6 +91,17 @@ def test_a_slowdown_is_found_and_only_there(stored, current):
     assert verdict.cases[0].speed.ratio == pytest.approx(1 / 0.85)
 
 
+def test_the_more_cases_are_compared_the_wider_each_interval(stored, current):
+    """All of them hold together with 95 %: one alone need not share its error."""
+    reports = load(stored), load(current)
+    alone, among = (
+        next(case.speed for case in compare(*reports, only=only).cases if case.case_id == CASE)
+        for only in ([CASE], [])
+    )
+    assert alone.ratio == among.ratio
+    assert among.low < alone.low < 1 < alone.high < among.high
+
+
 def test_a_slower_machine_is_no_regression(stored, current):
     for case in load(current).cases:
         if case.status == "ok":

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.verification import BOUNDS, bound_for, relative_error, verify
-from deeprnn import implementations
+from bench.verification import BOUNDS, bound_for, relative_error, verify, verify_replay
+from deeprnn import implementations, language_model
 from deeprnn.cells import CELLS
+from deeprnn.minibatches import Minibatches
 from deeprnn.stack import DeepRNN
+from deeprnn.training import Trainer, _EagerSteps
 
 BOUND = BOUNDS["ieee"]
 
@@ -133,3 +135,70 @@ def test_relative_error():
     assert relative_error(torch.zeros(2), torch.zeros(2)) == 0
     assert math.isnan(relative_error(torch.tensor([math.nan, 4.0]), reference))
     assert math.isnan(relative_error(torch.zeros(3), reference))
+
+
+class Replayed(_EagerSteps):
+    """What a captured step could get wrong; on a GPU these would be addresses."""
+
+    mistake = ""
+
+    def run(self, x, y):
+        if self.mistake == "always the first minibatch":
+            self.first = getattr(self, "first", (x, y))
+            x, y = self.first
+        if self.mistake == "targets of the step before":
+            y, self.old = getattr(self, "old", y), y
+        super().run(x, y)
+        if self.mistake == "state not carried":
+            self.state = None
+        if self.mistake == "weights not updated":
+            with torch.no_grad():
+                for parameter, value in zip(self.trainer.parameters, self.before, strict=True):
+                    parameter.copy_(value)
+        if self.mistake == "NaN":
+            self.loss_sum += math.nan
+
+    def start(self):
+        super().start()
+        if self.mistake == "weights not updated":
+            self.before = [p.detach().clone() for p in self.trainer.parameters]
+        if self.mistake == "loss not cleared":
+            self.loss_sum += 0.1
+
+
+def replay(mistake: str, cell: str = "gru"):
+    torch.manual_seed(0)
+    model = language_model.build("torch_nn", cell, 9, 16, num_layers=2)
+    tokens = torch.randint(9, (500,))
+    minibatches = Minibatches(tokens, batch_size=4, num_steps=6)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    replayed, eager = (Trainer(model, minibatches, learning_rate=1.0) for _ in range(2))
+    replayed._runner = Replayed(replayed)
+    replayed._runner.mistake = mistake
+    outcome = verify_replay(replayed, eager, bound=BOUND)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    return outcome
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_replay_that_does_what_eager_does_passes(cell):
+    outcome = replay("", cell)
+    assert outcome.passed
+    assert outcome.error == 0
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "always the first minibatch",
+        "targets of the step before",
+        "state not carried",
+        "weights not updated",
+        "loss not cleared",
+        "NaN",
+    ],
+)
+def test_a_replay_that_does_something_else_is_found(mistake):
+    outcome = replay(mistake)
+    assert not outcome.passed
+    assert "replayed" in str(outcome)
