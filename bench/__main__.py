@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +13,23 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from bench import options
 from bench.chapter.exercises import BUDGETS, PARTS
 from bench.gate_commands import gate, noise
 from bench.kernels_command import kernels
+from bench.options import (
+    CorpusOption,
+    DeviceOption,
+    DryRunOption,
+    OnlyOption,
+    ResumeOption,
+    SeedOption,
+    ThreadsOption,
+    chosen_device,
+    chosen_threads,
+    refuse,
+    within,
+)
 from bench.results import ResultsError
 from bench.workloads import PROFILES
 
@@ -53,29 +66,13 @@ ProfileOption = Annotated[
         "--profile", "-p", help=f"{', '.join(PROFILES)}. Default: quick on a CPU, full with CUDA."
     ),
 ]
-OnlyOption = Annotated[
-    list[str] | None,
+CaseSecondsOption = Annotated[
+    float,
     typer.Option(
-        "--only",
-        help="Only cases that match: an implementation, a piece of a case id, or a pattern over a "
-        "whole one such as 'lstm-*/torch_nn/*'. May be given several times.",
+        "--case-seconds",
+        callback=within(0),
+        help="Stop a case that takes longer; 0: the profile's limit, in a chapter 3 hours.",
     ),
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-CorpusOption = Annotated[
-    str,
-    typer.Option(
-        "--corpus",
-        help="timemachine, moreau, pride, metamorphosis, or the path of a UTF-8 text of your own. "
-        "timemachine.txt is looked for in the directory DEEPRNN_CORPUS_DIR, in the cache, and on "
-        "the network.",
-    ),
-]
-SeedOption = Annotated[
-    int, typer.Option("--seed", min=0, max=2**63 - 2, help="Draws weights and minibatches.")
-]
-ThreadsOption = Annotated[
-    int, typer.Option("--threads", min=0, help="Of each worker; 0: one a physical core.")
 ]
 
 
@@ -84,24 +81,12 @@ def _console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=200)
 
 
-def _refuse(message: str) -> NoReturn:
-    """One clear line, exit code 2."""
-    typer.echo(f"bench: {message}", err=True)
-    raise typer.Exit(2)
-
-
 def _ask_planner(measure: bool, **request: Any) -> dict[str, Any]:
     """The plan for these options, made by a child process: this one never touches a GPU."""
     from bench.worker_process import worker_environment
 
-    if request["device"] not in ("auto", "cpu", "cuda"):
-        _refuse(f"--device {request['device']!r} is unknown; use auto, cpu or cuda")
-    device = request["device"]
-    if device == "auto":
-        device = "cuda" if _cuda_is_present() else "cpu"
-    from bench.environment import default_threads
-
-    threads = request["threads"] or default_threads(device)
+    device = chosen_device(request["device"])
+    threads = chosen_threads(request["threads"], device)
     done = subprocess.run(
         [sys.executable, "-m", "bench.planner"],
         input=json.dumps({**request, "measure": measure}) + "\n",
@@ -115,24 +100,8 @@ def _ask_planner(measure: bool, **request: Any) -> dict[str, Any]:
         raise typer.Exit(1)
     answer: dict[str, Any] = json.loads(done.stdout)
     if "error" in answer:
-        _refuse(answer["error"])
+        refuse(answer["error"])
     return answer
-
-
-GPU_DEVICE_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-"""What the drivers of NVIDIA and AMD, and Linux within Windows, have there."""
-
-
-def _cuda_is_present() -> bool:
-    """Whether PyTorch sees a CUDA device, asked in a child process if there may be one at all."""
-    may_be_one = any(Path(node).exists() for node in GPU_DEVICE_NODES) or any(
-        shutil.which(tool) for tool in ("nvidia-smi", "rocm-smi")
-    )
-    if sys.platform == "linux" and not may_be_one:
-        return False  # importing torch to be told so would take a second
-    code = "import torch; print(torch.cuda.is_available())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    return done.stdout.strip() == "True"
 
 
 @app.command("list")
@@ -143,8 +112,8 @@ def list_cases(
     corpus: CorpusOption = "timemachine",
 ) -> None:
     """Show the plan: every case, and why one is unsupported here."""
-    options = {"profile": profile, "only": only or [], "device": device, "corpus": corpus}
-    answer = _ask_planner(measure=False, seed=0, threads=0, case_seconds=0, **options)
+    chosen = {"profile": profile, "only": only or [], "device": device, "corpus": corpus}
+    answer = _ask_planner(measure=False, seed=0, threads=0, case_seconds=0, **chosen)
     _print_plan(answer["plan"])
 
 
@@ -179,19 +148,12 @@ def run(
         Path | None,
         typer.Option("--output", "-o", help="Default: reports/<machine>/<profile>."),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Run only what --output DIR still lacks.")
-    ] = False,
+    resume: ResumeOption = False,
     corpus: CorpusOption = "timemachine",
     seed: SeedOption = 0,
     threads: ThreadsOption = 0,
-    case_seconds: Annotated[
-        float,
-        typer.Option(
-            "--case-seconds", min=0, help="Stop a case that takes longer; 0: the profile's limit."
-        ),
-    ] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    case_seconds: CaseSecondsOption = 0,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Train every case of a profile, and write the report."""
     started = time.monotonic()
@@ -205,7 +167,7 @@ def run(
         "case_seconds": case_seconds,
     }
     if resume and output is None:
-        _refuse("--resume needs the directory to continue: --output DIR")
+        refuse("--resume needs the directory to continue: --output DIR")
     answer = _ask_planner(measure=not dry_run, **request)
     if dry_run:
         _print_plan(answer["plan"])
@@ -224,11 +186,11 @@ def _carry_out(
     try:
         directory = session.open_directory(answer, output, resume)
     except ResultsError as error:
-        _refuse(str(error))
+        refuse(str(error))
     try:
         failed = session.run(answer, directory, console, started)
     except ResultsError as error:
-        _refuse(str(error))
+        refuse(str(error))
     except KeyboardInterrupt:
         command = session.resume_command(answer["plan"], directory)
         console.print(
@@ -258,15 +220,10 @@ def chapter(
         Path | None,
         typer.Option("--output", "-o", help="Default: reports/<machine>/chapter."),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Run only what --output DIR still lacks.")
-    ] = False,
+    resume: ResumeOption = False,
     threads: ThreadsOption = 0,
-    case_seconds: Annotated[
-        float,
-        typer.Option("--case-seconds", min=0, help="Stop a case that takes longer; 0: 3 hours."),
-    ] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    case_seconds: CaseSecondsOption = 0,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Reproduce the chapter's published runs and answer its exercises; writes chapter.html.
 
@@ -278,7 +235,7 @@ def chapter(
     """
     started = time.monotonic()
     if resume and output is None:
-        _refuse("--resume needs the directory to continue: --output DIR")
+        refuse("--resume needs the directory to continue: --output DIR")
     request = {
         "budget": budget,
         "only": only or [],
@@ -303,19 +260,18 @@ def report(
     try:
         session.show(directory, _console())
     except ResultsError as error:
-        _refuse(str(error))
+        refuse(str(error))
 
 
 @app.command()
 def doctor() -> None:
     """Say what is here, what is missing, and what to do about it."""
-    from bench.environment import default_threads
     from bench.worker_process import worker_environment
 
-    device = "cuda" if _cuda_is_present() else "cpu"
+    device = chosen_device("auto")
     done = subprocess.run(
         [sys.executable, "-m", "bench.doctor"],
-        env=worker_environment(device, default_threads(device)),
+        env=worker_environment(device, chosen_threads(0, device)),
         check=False,
     )
     raise typer.Exit(done.returncode)
@@ -330,7 +286,7 @@ def main() -> None:
     # A shell starts background jobs with SIGINT ignored, and children inherit that. A run must be
     # able to stop its children with it, and to be stopped and resumed itself.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    app()
+    options.run(app)
 
 
 if __name__ == "__main__":

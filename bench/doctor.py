@@ -82,7 +82,7 @@ def _text() -> Finding:
     try:
         path = corpus.locate()
     except corpus.CorpusError as error:
-        return Finding("The Time Machine", "damaged", str(error))
+        return Finding("The Time Machine", "cannot be used", str(error))
     if path is not None:
         return Finding("The Time Machine", str(path))
     return Finding(

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
+from bench.options import (
+    CorpusOption,
+    DeviceOption,
+    OnlyOption,
+    SeedOption,
+    ThreadsOption,
+    chosen_device,
+    chosen_threads,
+    refuse,
+    within,
+)
 from bench.workloads import PROFILES
 
 EXIT_CODES = (
@@ -46,19 +57,12 @@ OutputOption = Annotated[
 ProfileOption = Annotated[
     str, typer.Option("--profile", "-p", help=f"Whose workloads: {', '.join(PROFILES)}.")
 ]
-OnlyOption = Annotated[
-    list[str] | None, typer.Option("--only", help="As for `run`; may be given several times.")
+MinutesOption = Annotated[
+    float,
+    typer.Option("--max-minutes", callback=within(0.1), help="No pair begins after so long."),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-CorpusOption = Annotated[str, typer.Option("--corpus", help="As for `run`.")]
-ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="0: one a physical core.")]
 
 DEFAULT_OUTPUT = Path("build/gate")
-
-
-def _refuse(message: str) -> NoReturn:
-    typer.echo(f"bench: {message}", err=True)
-    raise typer.Exit(2)
 
 
 def parse_effect(option: str, text: str) -> float:
@@ -68,7 +72,7 @@ def parse_effect(option: str, text: str) -> float:
     except ValueError:
         value = float("nan")
     if not 0 < value < 1:
-        _refuse(f"{option} {text!r} is no effect; give a share such as 3% or 0.03")
+        refuse(f"{option} {text!r} is no effect; give a share such as 3% or 0.03")
     return value
 
 
@@ -82,18 +86,10 @@ def _effects(speed: str, memory: str, perplexity: str) -> dict[str, float]:
 
 def _request(kind: str, **options: Any) -> dict[str, Any]:
     """What the driver needs, with the profile and the device checked and chosen."""
-    from bench.__main__ import _cuda_is_present
-
     if options["profile"] not in PROFILES:
-        _refuse(f"profile {options['profile']!r} is unknown; use one of {', '.join(PROFILES)}")
-    if options["device"] not in ("auto", "cpu", "cuda"):
-        _refuse(f"--device {options['device']!r} is unknown; use auto, cpu or cuda")
-    if options["device"] == "auto":
-        options["device"] = "cuda" if _cuda_is_present() else "cpu"
-    if not options["threads"]:
-        from bench.environment import default_threads
-
-        options["threads"] = default_threads(options["device"])
+        refuse(f"profile {options['profile']!r} is unknown; use one of {', '.join(PROFILES)}")
+    options["device"] = chosen_device(options["device"])
+    options["threads"] = chosen_threads(options["threads"], options["device"])
     corpus = Path(options["corpus"])
     if corpus.exists():
         options["corpus"] = str(corpus.resolve())
@@ -110,13 +106,11 @@ def revisions(
     min_effect: EffectOption = "3%",
     min_memory_effect: MemoryOption = "5%",
     min_perplexity_effect: PerplexityOption = "1%",
-    max_minutes: Annotated[
-        float, typer.Option("--max-minutes", min=0.1, help="No pair begins after so long.")
-    ] = 30,
+    max_minutes: MinutesOption = 30,
     profile: ProfileOption = "quick",
     device: DeviceOption = "auto",
     corpus: CorpusOption = "timemachine",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first pair.")] = 0,
+    seed: SeedOption = 0,
     threads: ThreadsOption = 0,
     environment: Annotated[
         str,
@@ -135,7 +129,7 @@ def revisions(
     from bench.gate_environment import CHOICES, EnvironmentFailed
 
     if environment not in CHOICES:
-        _refuse(f"--environment {environment!r} is unknown; use {', '.join(CHOICES)}")
+        refuse(f"--environment {environment!r} is unknown; use {', '.join(CHOICES)}")
     effects = _effects(min_effect, min_memory_effect, min_perplexity_effect)
     request = _request(
         "revisions",
@@ -168,7 +162,7 @@ def revisions(
         with tool.scratch_directory() as scratch, tool.worktrees(scratch, commits) as sources:
             code = tool.drive(scratch, {**request, "sources": sources})
     except tool.GateError as error:
-        _refuse(str(error))
+        refuse(str(error))
     except EnvironmentFailed as error:
         typer.echo(f"bench: {error}", err=True)
         raise typer.Exit(1) from None
@@ -215,7 +209,7 @@ def baseline(
         reports = [ranking.load(directory) for directory in (stored, current)]
         verdict = compare(reports[0], reports[1], thresholds, only or [])
     except (ResultsError, tool.GateError, ValueError) as error:
-        _refuse(str(error))
+        refuse(str(error))
     gate_verdict.write(verdict, output)
     for line in gate_verdict.terminal(verdict):
         typer.echo(line)
@@ -226,16 +220,15 @@ def baseline(
 def noise(
     only: OnlyOption = None,
     pairs: Annotated[
-        int, typer.Option("--pairs", min=2, max=200, help="How many pairs of each case.")
+        int,
+        typer.Option("--pairs", callback=within(2, 200), help="How many pairs of each case."),
     ] = 10,
     min_effect: EffectOption = "3%",
-    max_minutes: Annotated[
-        float, typer.Option("--max-minutes", min=0.1, help="No pair begins after so long.")
-    ] = 5,
+    max_minutes: MinutesOption = 5,
     profile: ProfileOption = "quick",
     device: DeviceOption = "auto",
     corpus: CorpusOption = "timemachine",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first pair.")] = 0,
+    seed: SeedOption = 0,
     threads: ThreadsOption = 0,
 ) -> None:
     """Measure the same code against itself: what effect can this machine resolve?"""

@@ -8,22 +8,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
 from bench.kernel_table import CELLS, KERNELS, PRECISIONS, Spec, specs
+from bench.options import cuda_is_present, refuse, within
 from bench.results import ResultsError
 
 NEEDS_GPU = (
     "kernels are timed on a CUDA device, and PyTorch sees none here; run this on a machine with "
     "one, or add --predicted to see what was reckoned beforehand"
 )
-
-
-def _refuse(message: str) -> NoReturn:
-    typer.echo(f"bench: {message}", err=True)
-    raise typer.Exit(2)
 
 
 def kernels(
@@ -39,7 +35,7 @@ def kernels(
         Path | None, typer.Option("--output", "-o", help="Default: reports/<machine>/kernels.")
     ] = None,
     max_minutes: Annotated[
-        float, typer.Option("--max-minutes", min=0.1, help="Of the whole run.")
+        float, typer.Option("--max-minutes", callback=within(0.1), help="Of the whole run.")
     ] = 9.5,
     predicted: Annotated[
         bool, typer.Option("--predicted", help="Print the predictions; needs no GPU.")
@@ -50,25 +46,23 @@ def kernels(
     Every option may be given several times, and all combinations are timed; with none, the
     published layers, and LSTM 768 over 1024 steps.
     """
-    from bench.__main__ import _cuda_is_present
-
     started = time.monotonic()
     try:
         chosen = specs(
             cell or [], hidden or [], batch or [], steps or [], precision or [], layers or []
         )
     except ValueError as error:
-        _refuse(str(error))
+        refuse(str(error))
     if predicted:
         _print_predictions(chosen)
         return
-    if not _cuda_is_present():
-        _refuse(NEEDS_GPU)
+    if not cuda_is_present():
+        refuse(NEEDS_GPU)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped by a scheduler: same path
     try:
         failed = _time(chosen, output, started + 60 * max_minutes)
     except ResultsError as error:
-        _refuse(str(error))
+        refuse(str(error))
     raise typer.Exit(1 if failed else 0)
 
 
@@ -82,7 +76,7 @@ def _print_predictions(chosen: list[Spec]) -> None:
         for name in implementations.names():
             rows += [row.columns() for row in Row.predicted_of(spec, name)]
     if not rows:
-        _refuse(
+        refuse(
             "nothing to predict: none of these layers fits on the chip at once; give a smaller "
             "--hidden or --batch"
         )

@@ -26,8 +26,8 @@ has another gradient, whoever computes it. PyTorch's own operations, their opera
 or all values to half precision, are off by up to 10 % at the sizes of the tests."""
 
 REPLAY_BOUND = 1e-3
-"""A replay may differ from eager by rounding, which training then magnifies; a graph that goes wrong
-misses a minibatch or a state, and that is never small."""
+"""A replay may differ from eager by rounding, which training then magnifies. A graph that goes
+wrong misses a minibatch or a state, and that is never small."""
 
 REPLAYED_STEPS = 3
 """The first state is zero, and only the second step says whether it was carried on."""
@@ -158,8 +158,9 @@ def _few_steps(trainer: Trainer) -> dict[str, Tensor]:
             steps.forget_state()
         steps.run(x, y)
     with torch.no_grad():
-        moved = [(p.double() - b.double()).flatten() for p, b in zip(parameters, before, strict=True)]
+        moved = []
         for parameter, value in zip(parameters, before, strict=True):
+            moved.append((parameter.double() - value.double()).flatten())
             parameter.copy_(value)
     return {"the loss": steps.loss_sum.clone(), "the change of the weights": torch.cat(moved)}
 

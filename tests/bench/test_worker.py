@@ -59,7 +59,7 @@ def test_a_case_is_checked_before_it_is_timed(part, passes):
     if passes:
         assert run.prepare()["gradient_error"] < 1e-5
     else:
-        with pytest.raises(Failed, match="output is off by 0.001") as caught:
+        with pytest.raises(Failed, match=r"output is off by 0\.001") as caught:
             run.prepare()
         assert caught.value.status == "incorrect"
 

@@ -247,6 +247,15 @@ def test_a_directory_where_the_given_file_should_be_is_an_error(tmp_path, monkey
     assert "is not the expected text" in refusal("timemachine")
 
 
+@pytest.mark.parametrize("name", ["missing", "file"])
+def test_a_given_directory_that_is_none_is_an_error(tmp_path, monkeypatch, good_server, name):
+    (tmp_path / "file").write_text("no directory")
+    monkeypatch.setenv(CORPUS_DIR_VARIABLE, str(tmp_path / name))
+    message = refusal("timemachine")
+    assert f"{tmp_path / name}, which is no directory: give one that holds" in message
+    assert good_server.requests == 0
+
+
 def test_a_given_directory_without_the_file_is_passed_over(tmp_path, monkeypatch, good_server):
     monkeypatch.setenv(CORPUS_DIR_VARIABLE, str(tmp_path))
     assert locate() is None

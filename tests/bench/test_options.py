@@ -1,0 +1,65 @@
+"""Wrong use of the command line: one line that says what is accepted, and exit code 2."""
+
+import os
+import sys
+
+import pytest
+
+from bench.__main__ import main
+
+PROCESSORS = os.cpu_count()
+
+
+def said(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
+    """The exit code, and what went to both streams."""
+    monkeypatch.setattr(sys, "argv", ["python -m bench", *words])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    streams = capsys.readouterr()
+    return int(caught.value.code or 0), streams.out, streams.err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("run --threads -1", f"--threads -1 is not accepted; give 0 to {PROCESSORS}"),
+        ("run --threads 99999", f"--threads 99999 is not accepted; give 0 to {PROCESSORS}"),
+        ("run --threads two", "'--threads'"),
+        ("run --seed -3", "--seed -3 is not accepted; give 0 to"),
+        ("run --thread 1", "--thread"),
+        ("run --case-seconds -1", "--case-seconds -1.0 is not accepted; give 0 or more"),
+        ("run --device gpu", "--device 'gpu' is unknown; use auto, cpu or cuda"),
+        ("run --resume", "--resume needs the directory to continue: --output DIR"),
+        ("runn", "'runn'"),
+        ("report", "'DIR'"),
+        ("kernels --max-minutes 0", "--max-minutes 0.0 is not accepted; give 0.1 or more"),
+        ("noise --pairs 1", "--pairs 1 is not accepted; give 2 to 200"),
+        ("gate revisions", "'--base'"),
+        ("gate revisions --base main --profile fast", "profile 'fast' is unknown; use one of"),
+    ],
+)
+def test_wrong_use_gets_one_line(monkeypatch, capsys, words, line):
+    code, out, err = said(monkeypatch, capsys, *words.split())
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert err.startswith("bench: ")
+    assert line in err
+
+
+def test_what_cannot_be_parsed_names_the_help_of_its_command(monkeypatch, capsys):
+    assert "bench run --help" in said(monkeypatch, capsys, "run", "--thread", "1")[2]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["gate", "--help"]])
+def test_help_is_no_error(monkeypatch, capsys, words):
+    code, out, _ = said(monkeypatch, capsys, *words)
+    assert code == 0
+    assert "Usage" in out
+
+
+@pytest.mark.parametrize("words", [[], ["gate"]])
+def test_a_command_alone_shows_its_help(monkeypatch, capsys, words):
+    code, out, err = said(monkeypatch, capsys, *words)
+    assert code == 2
+    assert "Examples:" in out + err
