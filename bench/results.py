@@ -13,9 +13,10 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:  # at run time where it is needed: `--help` need not wait for it
+    import pandas as pd
 
 STATUSES = ("ok", "incorrect", "diverged", "oom", "timeout", "crashed", "unsupported")
 """What can become of a case. Each but ``ok`` comes with a one-line reason."""
@@ -82,6 +83,8 @@ class Table:
         Raises ``ResultsError`` for a wrong header, a short or long line, or a value of the wrong
         type: file, line and column are named.
         """
+        import pandas as pd
+
         path = self.path(directory)
         columns = self._columns_of(path)
         records: list[list[Any]] = []
@@ -157,6 +160,8 @@ _RERUN = "restore the file, or run the suite again into a new directory"
 
 
 def _to_text(value: Any, kind: type) -> str:
+    import pandas as pd
+
     if value is None or value is pd.NA or value != value:  # the last is NaN of any float type
         return ""
     if kind is bool:
