@@ -54,9 +54,9 @@ TARGETS = {
 }
 
 TRITON_TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-MOST_BARRIERS = {"sequence": 6, "dataflow": 2, "wavefront": 10}
+MOST_BARRIERS = {"sequence": 6, "dataflow": 2, "wavefront": 10, "marked_wavefront": 4}
 """In one step, where rows come as tensor cores want them."""
-MOST_BARRIERS_STAGED = {"sequence": 22, "dataflow": 4, "wavefront": 42}
+MOST_BARRIERS_STAGED = {"sequence": 22, "dataflow": 4, "wavefront": 42, "marked_wavefront": 8}
 """Where they pass through shared memory, with two barriers a piece."""
 
 LAUNCH_OPTIONS = (
@@ -161,13 +161,16 @@ def wavefront_variant(kernel: str, cell: str, H: int, precision: str,
                       target: str) -> Iterator[Variant]:  # fmt: skip
     """The wavefront kernel as `kernels.wavefront` launches it, if it fits on the chip."""
     dtype, input_precision = PRECISIONS[precision]
+    marked = kernel.startswith("marked")
     tiles = tiling.sequence_tiles(
-        BATCH, H, GATES[cell], dtype, input_precision, CHIPS[target], WAVEFRONT_LAYERS
+        BATCH, H, GATES[cell], dtype, input_precision, CHIPS[target], WAVEFRONT_LAYERS, marked
     )
     if isinstance(tiles, str):
         return
-    backward = kernel == "wavefront_backward"
-    options = sequence.launch_options(cell, H, dtype, tiles[backward], input_precision)
+    backward = kernel.endswith("backward")
+    options = {"MARKED": marked} | sequence.launch_options(
+        cell, H, dtype, tiles[backward], input_precision
+    )
     if backward:
         function = wavefront.wavefront_backward_kernel
     else:
@@ -203,6 +206,8 @@ KERNELS = {
     "dataflow_backward": sequence_variant,
     "wavefront_forward": wavefront_variant,
     "wavefront_backward": wavefront_variant,
+    "marked_wavefront_forward": wavefront_variant,
+    "marked_wavefront_backward": wavefront_variant,
     "floor_barrier": floor_variant,
     "floor_traffic": floor_variant,
 }
@@ -242,7 +247,7 @@ def compile_variant(variant: Variant) -> Compiled:
     if "BLOCK_H" in options:
         tile = f"{options['BLOCK_B']}x{options['BLOCK_H']}x{options['BLOCK_K']}"
         programs = -(-variant.H // options["BLOCK_H"]) * -(-BATCH // options["BLOCK_B"])
-        if variant.kernel.startswith("wavefront"):
+        if "wavefront" in variant.kernel:
             programs *= WAVEFRONT_LAYERS
     compiled = Compiled(
         variant.kernel, variant.cell, variant.H, variant.precision, variant.target,
@@ -262,7 +267,7 @@ def expected_shared(variant: Variant) -> int:
     if variant.tile is None:
         return chip.shared_memory
     dtype, backward = PRECISIONS[variant.precision][0], variant.kernel.endswith("backward")
-    weights = 2 if variant.kernel.startswith("wavefront") else 1
+    weights = 2 if "wavefront" in variant.kernel else 1
     return tiling.shared_memory(
         variant.tile, variant.H, GATES[variant.cell], dtype, backward, chip, weights
     )
@@ -270,7 +275,7 @@ def expected_shared(variant: Variant) -> int:
 
 def loops_over_time(kernel: str) -> bool:
     """Whether a launch is a whole sequence; the step kernel's loop is over K."""
-    return kernel.startswith(("sequence", "dataflow", "wavefront"))
+    return kernel.startswith(("sequence", "dataflow", "wavefront", "marked"))
 
 
 def expected_in_flight(options: dict[str, Any], dtype: torch.dtype) -> int:
@@ -303,7 +308,7 @@ def broken_bounds(compiled: Compiled) -> Iterator[str]:
         expected = compiled.expected_shared
         yield f"{compiled.shared} bytes of shared memory, tiling.py expects {expected}"
     allowed = MOST_BARRIERS_STAGED if compiled.staged else MOST_BARRIERS
-    most = allowed.get(compiled.kernel.partition("_")[0], 0)
+    most = allowed.get(compiled.kernel.rpartition("_")[0], 0)
     if compiled.step_barriers > most:
         yield f"{compiled.step_barriers} barriers a step, {most} at most"
     if compiled.in_flight < compiled.expected_in_flight:

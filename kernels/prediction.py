@@ -7,6 +7,8 @@ A step is a chain, one part after the other:
                 also the way of what is written to L2, and the look that came too early
     product     what it needs passes through shared memory; arithmetic may take longer
     rest        the warps' sums meet, gates, the write of the new slice
+    below       in a wavefront: rows and product of the other layer, as far as they take longer than
+                it takes for one's own rows to come
 
 The figures below are assumptions, by others or from data sheets; none was measured by this
 project. The reckoning is there to be held against a measurement: the part that is off by most is
@@ -30,8 +32,11 @@ REST = 400.0  # cycles; a guess
 
 
 def microseconds_a_step(tile: Tile, H: int, G: int, dtype: torch.dtype, input_precision: str,
-                        backward: bool) -> dict[str, float]:  # fmt: skip
-    """The parts of one step and their sum, in microseconds. Independent of B while a grid fits."""
+                        backward: bool, layers: int = 1) -> dict[str, float]:  # fmt: skip
+    """The parts of one step and their sum, in microseconds. Independent of B while a grid fits.
+
+    With more than one of `layers`: of one link of a wavefront, of which there are T + layers − 1.
+    """
     k = G * H if backward else H
     columns = tile.block_h if backward else (1 if G == 1 else 4) * tile.block_h
     exchanged = tile.block_b * k * dtype.itemsize
@@ -59,38 +64,53 @@ def microseconds_a_step(tile: Tile, H: int, G: int, dtype: torch.dtype, input_pr
         "product": max(through_shared, arithmetic) / CLOCK,
         "rest": REST / CLOCK,
     }
+    # The other layer is ahead: its rows are there. While they come and are multiplied, one's own
+    # are on their way.
+    below = (L2_LATENCY + exchanged / L2_BYTES) / CLOCK + parts["product"]
+    on_the_way = parts["barrier"] + (trips - 1) * L2_LATENCY / CLOCK
+    parts["below"] = max(0.0, below - on_the_way) if layers > 1 else 0.0
     return parts | {"step": sum(parts.values())}
 
 
 def predict(cell: str, B: int, H: int, dtype: torch.dtype, input_precision: str, *,
-            marked: bool = False) -> dict[str, dict[str, float]]:  # fmt: skip
+            marked: bool = False, layers: int = 1) -> dict[str, dict[str, float]]:  # fmt: skip
     """The parts of a step by direction, "forward" and "backward"; empty where it does not fit.
 
-    Of the sequence kernel, or of the dataflow kernel, if rows are `marked`.
+    Of the sequence kernel, or of the dataflow kernel, if rows are `marked`; with more `layers` of
+    a link of the wavefront, with counters or with marked rows.
     """
     G = GATES[cell]
-    tiles = sequence_tiles(B, H, G, dtype, input_precision, CHIPS["sm_90"], marked=marked)
+    tiles = sequence_tiles(B, H, G, dtype, input_precision, CHIPS["sm_90"], layers, marked)
     if isinstance(tiles, str):
         return {}
     return {
-        direction: microseconds_a_step(tile, H, G, dtype, input_precision, direction == "backward")
+        direction: microseconds_a_step(
+            tile, H, G, dtype, input_precision, direction == "backward", layers
+        )
         for direction, tile in zip(("forward", "backward"), tiles, strict=True)
     }
 
 
 def main() -> None:
     """Print the reckoning for the published sizes."""
-    from kernels.ahead_of_time import BATCH, PRECISIONS, PUBLISHED
+    from kernels.ahead_of_time import BATCH, PRECISIONS, PUBLISHED, WAVEFRONT_LAYERS
 
     print(
-        "| kernel | cell | H | precision | direction | barrier | exchange | product | rest "
+        "| kernel | cell | H | precision | direction | barrier | exchange | product | rest | below "
         "| µs a step |"
     )
-    print("|---" * 10 + "|")
-    for marked, kernel in ((False, "sequence"), (True, "dataflow")):
+    print("|---" * 11 + "|")
+    kernels = {"sequence": (False, 1), "dataflow": (True, 1)}
+    kernels |= {
+        "wavefront": (False, WAVEFRONT_LAYERS),
+        "marked wavefront": (True, WAVEFRONT_LAYERS),
+    }
+    for kernel, (marked, layers) in kernels.items():
         for cell, H in PUBLISHED.items():
             for precision, (dtype, input_precision) in PRECISIONS.items():
-                found = predict(cell, BATCH, H, dtype, input_precision, marked=marked)
+                found = predict(
+                    cell, BATCH, H, dtype, input_precision, marked=marked, layers=layers
+                )
                 for direction, parts in found.items():
                     figures = " | ".join(f"{value:.2f}" for value in parts.values())
                     print(f"| {kernel} | {cell} | {H} | {precision} | {direction} | {figures} |")

@@ -21,7 +21,8 @@ State = Tensor | tuple[Tensor, Tensor]
 
 
 def wavefront_stack(cell: str, gates_x: Tensor, parameters: Sequence[Tensor], state: State, *,
-                    input_precision: str = "ieee") -> tuple[Tensor, State]:  # fmt: skip
+                    input_precision: str = "ieee",
+                    marked: bool = False) -> tuple[Tensor, State]:  # fmt: skip
     """L recurrent layers over a sequence, one kernel launch each way.
 
     cell             "rnn_tanh", "rnn_relu", "gru" or "lstm"
@@ -30,6 +31,7 @@ def wavefront_stack(cell: str, gates_x: Tensor, parameters: Sequence[Tensor], st
                      layer weight_ih (G·H, H), weight_hh (G·H, H), bias_ih and bias_hh (G·H,)
     state            h (L, B, H); for an LSTM (h, c), both (L, B, H)
     input_precision  of the products in float32: "ieee" or "tf32"
+    marked           programs wait for rows (`kernels/marks.py`) instead of counting arrivals
 
     Returns y (T, B, H) of the last layer and the final state, shaped as `state`. Differentiable in
     every tensor. y is a view of a buffer that the backward pass reads: do not modify it in place.
@@ -58,15 +60,15 @@ def wavefront_stack(cell: str, gates_x: Tensor, parameters: Sequence[Tensor], st
                 )
     inputs = (gates_x, *states, *parameters)
     save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    y, *final = _Stack.apply(cell, input_precision, save, len(states), *inputs)
+    y, *final = _Stack.apply(cell, input_precision, marked, save, len(states), *inputs)
     return y, (final[0], final[1]) if len(final) == 2 else final[0]
 
 
 def why_no_wavefront(cell: str, B: int, H: int, L: int, dtype: torch.dtype, input_precision: str,
-                     device: torch.device) -> str | None:  # fmt: skip
+                     device: torch.device, *, marked: bool = False) -> str | None:  # fmt: skip
     """Why `wavefront_stack` cannot run on `device`, in one line; None if it can."""
     chip = tiling.chip_of(device)
-    found = tiling.sequence_tiles(B, H, GATES[cell], dtype, input_precision, chip, L)
+    found = tiling.sequence_tiles(B, H, GATES[cell], dtype, input_precision, chip, L, marked)
     return found if isinstance(found, str) else None
 
 
@@ -79,8 +81,9 @@ class _Stack(torch.autograd.Function):
     """Allocates buffers, drives the two launches, sums over time."""
 
     @staticmethod
-    def forward(ctx: Any, cell: str, input_precision: str, save: bool, num_states: int,
-                gates_x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:  # fmt: skip
+    def forward(ctx: Any, cell: str, input_precision: str, marked: bool, save: bool,
+                num_states: int, gates_x: Tensor,
+                *others: Tensor) -> tuple[Tensor, ...]:  # fmt: skip
         states, parameters = others[:num_states], others[num_states:]
         L, B, H = states[0].shape
         T = gates_x.shape[0]
@@ -99,10 +102,10 @@ class _Stack(torch.autograd.Function):
         if save and SAVED[cell]:
             saved = gates_x.new_empty(L, T, B, SAVED[cell] * H)
         wavefront.forward(cell, gates_x, weight_ih, weight_hh, bias_ih, bias_hh, hs, cs, saved,
-                          save=save, input_precision=input_precision)  # fmt: skip
+                          save=save, input_precision=input_precision, marked=marked)  # fmt: skip
         if save:
             ctx.save_for_backward(weight_ih, weight_hh, hs, cs, saved)
-            ctx.cell, ctx.input_precision = cell, input_precision
+            ctx.cell, ctx.input_precision, ctx.marked = cell, input_precision, marked
             ctx.state_dtypes = [state.dtype for state in states]
         final = [buffer[:, T].to(state.dtype, copy=True)
                  for buffer, state in zip((hs, cs), states, strict=False)]  # fmt: skip
@@ -123,10 +126,10 @@ class _Stack(torch.autograd.Function):
         ]
         wavefront.backward(
             ctx.cell, grad_y.contiguous(), weight_ih, weight_hh, hs, cs, saved, dgates_x, dgates_p,
-            dstates[0], dstates[-1], input_precision=ctx.input_precision,
+            dstates[0], dstates[-1], input_precision=ctx.input_precision, marked=ctx.marked,
         )  # fmt: skip
         rows_x, rows_p = dgates_x.view(L, T * B, wide), dgates_p.view(L, T * B, wide)
-        needed = iter(ctx.needs_input_grad[5 + len(dstates) :])
+        needed = iter(ctx.needs_input_grad[6 + len(dstates) :])
         grads: list[Tensor | None] = []
         for layer in range(L):
             before = hs[layer, :T].reshape(T * B, H)
@@ -140,4 +143,4 @@ class _Stack(torch.autograd.Function):
                 grads.append(rows_x[layer].sum(0) if next(needed) else None)
             grads.append(rows_p[layer].sum(0) if next(needed) else None)
         to_states = [grad.to(dtype) for grad, dtype in zip(dstates, ctx.state_dtypes, strict=True)]
-        return None, None, None, None, dgates_x[0], *to_states, *grads
+        return None, None, None, None, None, dgates_x[0], *to_states, *grads

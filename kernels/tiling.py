@@ -129,6 +129,7 @@ def chip_of(device: torch.device) -> Chip:
     )
 
 
+@functools.cache
 def sequence_tiles(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str,
                    chip: Chip, layers: int = 1,
                    marked: bool = False) -> tuple[Tile, Tile] | str:  # fmt: skip

@@ -18,6 +18,9 @@ but the first moves into the kernel. Each layer has a counter of its own for eac
                      wait until layer l has written step t + 1 → the recurrent part of dh_t
                      → write dgates_t → arrive
 
+Or rows are marked (`kernels/marks.py`): then both waits are for the rows themselves, there are no
+counters and nobody arrives.
+
 Nobody waits for a layer that waits for him: forward, layers wait below themselves, backward above.
 Everything has a fresh address, sums have a fixed order, there are no floating-point atomics.
 
@@ -42,6 +45,7 @@ from kernels.gates import (
     store_tile,
 )
 from kernels.grid_barrier import STRIDE, arrive, wait
+from kernels.marks import mark, store_for_others, store_gates_for_others
 from kernels.product import apart, kept_weights, product_with_exchanged
 from kernels.sequence import launch_options
 from kernels.step import on_device_of
@@ -56,7 +60,7 @@ def wavefront_forward_kernel(
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr, SAVE: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
-    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr,
+    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr, MARKED: tl.constexpr,
 ):  # fmt: skip
     """All T steps of one slice of units, one group of rows and one layer.
 
@@ -83,13 +87,14 @@ def wavefront_forward_kernel(
     saved_ptr += layer * (tl.cast(T, tl.int64) * B * S * H)
 
     P: tl.constexpr = 1 if G == 1 else 4
+    WORDS: tl.constexpr = 4 if MARKED and PTX and not STAGED else 1
     w = kept_weights(
         weight_ptr + layer * (G * H * H), slice, False, H, G, BLOCK_H, BLOCK_K, SHARES,
-        UPCAST, COMPUTE, STAGED,
+        UPCAST, COMPUTE, STAGED, WORDS,
     )  # fmt: skip
     w_ih = kept_weights(
         weight_ih_ptr + below * (G * H * H), slice, False, H, G, BLOCK_H, BLOCK_K, SHARES,
-        UPCAST, COMPUTE, STAGED,
+        UPCAST, COMPUTE, STAGED, WORDS,
     )  # fmt: skip
     b0, b1, b2, b3 = load_biases(bias_ptr + layer * (G * H), units, G, H, COMPUTE)
     i0, i1, i2, i3 = load_biases(bias_ih_ptr + below * (G * H), units, G, H, COMPUTE)
@@ -107,25 +112,30 @@ def wavefront_forward_kernel(
         step = tl.cast(t, tl.int64) * B
         x0, x1, x2, x3 = load_gates(gates_x_ptr + step * (G * H), rows, units, given, G, H, COMPUTE)
         # The layer below is ahead, most of the time: its part is done while one's own is not whole.
-        needed = tl.where(is_first, 0, (t + 1) * slices)
-        seen = wait(counters + below * COUNTER_STRIDE, needed, seen)
+        if not MARKED:
+            needed = tl.where(is_first, 0, (t + 1) * slices)
+            seen = wait(counters + below * COUNTER_STRIDE, needed, seen)
         product = product_with_exchanged(
             below_ptr + step * H, w_ih, group, rows_below, H, BLOCK_B, BLOCK_H * P, BLOCK_K, SHARES,
-            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED,
+            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED, MARKED,
         )  # fmt: skip
         y0, y1, y2, y3 = apart(product, P, BLOCK_B, BLOCK_H)
-        wait(counters + layer * COUNTER_STRIDE, t * slices)
+        if not MARKED:
+            wait(counters + layer * COUNTER_STRIDE, t * slices)
         product = product_with_exchanged(
             hs_ptr + step * H, w, group, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, SHARES,
-            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED,
+            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED, MARKED, t > 0,
         )  # fmt: skip
         p0, p1, p2, p3 = apart(product, P, BLOCK_B, BLOCK_H)
         h, c, s0, s1, s2, s3 = cell_forward(
             CELL, x0 + y0 + i0, x1 + y1 + i1, x2 + y2 + i2, x3 + y3 + i3,
             p0 + b0, p1 + b1, p2 + b2, p3 + b3, h, c,
         )  # fmt: skip
-        store_tile(hs_ptr + (step + B) * H, rows, units, H, inside, h)
-        arrive(counters + layer * COUNTER_STRIDE)
+        if MARKED:
+            store_for_others(hs_ptr + (step + B) * H, rows, units, H, inside, h)
+        else:
+            store_tile(hs_ptr + (step + B) * H, rows, units, H, inside, h)
+            arrive(counters + layer * COUNTER_STRIDE)
         if CELL == "lstm":
             store_tile(cs_ptr + (step + B) * H, rows, units, H, inside, c)
         if SAVE and S == 4:
@@ -139,7 +149,7 @@ def wavefront_backward_kernel(
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
-    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr,
+    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr, MARKED: tl.constexpr,
 ):  # fmt: skip
     """All T steps backward of one slice, one group of rows and one layer, the last layer ahead.
 
@@ -169,14 +179,15 @@ def wavefront_backward_kernel(
     dgates_x_ptr += layer * one_layer
     dgates_p_ptr += layer * one_layer
 
+    WORDS: tl.constexpr = 4 if MARKED and PTX and not STAGED else 1
     w = kept_weights(
         weight_ptr + layer * (G * H * H), slice, True, H, G, BLOCK_H, BLOCK_K, SHARES,
-        UPCAST, COMPUTE, STAGED,
+        UPCAST, COMPUTE, STAGED, WORDS,
     )  # fmt: skip
     # weight_ih holds those of the second layer on: its entry l leads from layer l to layer l + 1
     w_ih = kept_weights(
         weight_ih_ptr + (tl.maximum(above, 1) - 1) * (G * H * H), slice, True, H, G,
-        BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED,
+        BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED, WORDS,
     )  # fmt: skip
     direct = load_tile(dh_ptr, rows, units, H, inside, COMPUTE)
     dh = direct
@@ -197,16 +208,20 @@ def wavefront_backward_kernel(
         step = tl.cast(T - 1 - past, tl.int64) * B
         is_over = past == T
         # The layer above is ahead, most of the time: its part is done while one's own is not whole.
-        needed = tl.where(is_last | is_over, 0, (past + 1) * slices)
-        seen = wait(counters + above * COUNTER_STRIDE, needed, seen)
+        if not MARKED:
+            needed = tl.where(is_last | is_over, 0, (past + 1) * slices)
+            seen = wait(counters + above * COUNTER_STRIDE, needed, seen)
         dy += product_with_exchanged(
             above_ptr + step * (G * H), w_ih, group, tl.where(is_over, 0, rows_above), G * H,
             BLOCK_B, BLOCK_H, BLOCK_K, SHARES, PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED,
+            MARKED,
         )  # fmt: skip
-        wait(counters + layer * COUNTER_STRIDE, past * slices)
+        if not MARKED:
+            wait(counters + layer * COUNTER_STRIDE, past * slices)
         dh = direct + product_with_exchanged(
             dgates_p_ptr + (step + B) * (G * H), w, group, tl.where(past == 0, 0, B), G * H,
             BLOCK_B, BLOCK_H, BLOCK_K, SHARES, PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED,
+            MARKED,
         )  # fmt: skip
         d0, d1, d2, d3, dp2, direct, dc_before = cell_backward(
             CELL, dh + dy, dc, s0, s1, s2, s3, h, h_prev, c, c_prev
@@ -215,10 +230,16 @@ def wavefront_backward_kernel(
         if CELL != "gru":
             dp2 = d2
         now = inside & (rows[:, None] < tl.where(is_over, 0, B))
-        store_gates(dgates_p_ptr + step * (G * H), rows, units, now, d0, d1, dp2, d3, G, H)
-        if CELL == "gru":  # before the arrival: the layer below reads these
-            store_gates(dgates_x_ptr + step * (G * H), rows, units, now, d0, d1, d2, d3, G, H)
-        arrive(counters + layer * COUNTER_STRIDE)
+        mine = step * (G * H)
+        if MARKED:
+            store_gates_for_others(dgates_p_ptr + mine, rows, units, now, d0, d1, dp2, d3, G, H)
+            if CELL == "gru":  # what the layer below reads
+                store_gates_for_others(dgates_x_ptr + mine, rows, units, now, d0, d1, d2, d3, G, H)
+        else:
+            store_gates(dgates_p_ptr + mine, rows, units, now, d0, d1, dp2, d3, G, H)
+            if CELL == "gru":
+                store_gates(dgates_x_ptr + mine, rows, units, now, d0, d1, d2, d3, G, H)
+            arrive(counters + layer * COUNTER_STRIDE)
         before = step - B
         there = inside & (rows[:, None] < step)  # at the first step, nobody
         dy = load_tile(grad_y_ptr + before * H, rows, units, H, there & given, COMPUTE)
@@ -232,10 +253,10 @@ def wavefront_backward_kernel(
 
 
 def tiles(B: int, H: int, L: int, cell: str, dtype: torch.dtype, input_precision: str,
-          device: torch.device) -> tuple[tiling.Tile, tiling.Tile]:  # fmt: skip
+          device: torch.device, *, marked: bool) -> tuple[tiling.Tile, tiling.Tile]:  # fmt: skip
     """Tiles forward and backward. Raises ValueError with the reason where the grid cannot run."""
     chip = tiling.chip_of(device)
-    found = tiling.sequence_tiles(B, H, GATES[cell], dtype, input_precision, chip, L)
+    found = tiling.sequence_tiles(B, H, GATES[cell], dtype, input_precision, chip, L, marked)
     if isinstance(found, str):
         raise ValueError(found)
     return found
@@ -254,34 +275,46 @@ def grid(B: int, H: int, L: int, tile: tiling.Tile) -> tuple[int, int, int]:
 
 def forward(cell: str, gates_x: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
             bias_ih: torch.Tensor, bias_hh: torch.Tensor, hs: torch.Tensor, cs: torch.Tensor,
-            saved: torch.Tensor, *, save: bool, input_precision: str) -> None:  # fmt: skip
-    """Fill hs[:, 1:], cs[:, 1:] and, if `save`, saved in one launch.
+            saved: torch.Tensor, *, save: bool, input_precision: str,
+            marked: bool) -> None:  # fmt: skip
+    """Fill hs[:, 1:], cs[:, 1:] and, if `save`, saved in one launch; `marked` rows or counters.
 
     weight_ih (L−1, G·H, H) and bias_ih (L−1, G·H) are those of the second layer on; weight_hh
     (L, G·H, H), bias_hh (L, G·H); hs, cs (L, T+1, B, H), slot 0 given; saved (L, T, B, S·H).
     """
     T, B = gates_x.shape[:2]
     L, _, H = weight_hh.shape
-    tile, _ = tiles(B, H, L, cell, gates_x.dtype, input_precision, gates_x.device)
+    tile, _ = tiles(B, H, L, cell, gates_x.dtype, input_precision, gates_x.device, marked=marked)
     with on_device_of(gates_x):
+        counter = hs  # a pointer, for which marked rows have no use
+        if marked:
+            mark(hs[:, 1:])
+        else:
+            counter = counters(B, L, tile, gates_x.device)
         wavefront_forward_kernel[grid(B, H, L, tile)](
-            gates_x, weight_ih, weight_hh, bias_ih, bias_hh, hs, cs, saved,
-            counters(B, L, tile, gates_x.device), T, B,
-            SAVE=save, **launch_options(cell, H, gates_x.dtype, tile, input_precision),
+            gates_x, weight_ih, weight_hh, bias_ih, bias_hh, hs, cs, saved, counter, T, B,
+            SAVE=save, MARKED=marked,
+            **launch_options(cell, H, gates_x.dtype, tile, input_precision),
         )  # fmt: skip
 
 
 def backward(cell: str, grad_y: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
              hs: torch.Tensor, cs: torch.Tensor, saved: torch.Tensor, dgates_x: torch.Tensor,
              dgates_p: torch.Tensor, dh: torch.Tensor, dc: torch.Tensor, *,
-             input_precision: str) -> None:  # fmt: skip
+             input_precision: str, marked: bool) -> None:  # fmt: skip
     """Fill dgates_x and dgates_p (L, T, B, G·H) in one launch; dh and dc (L, B, H) in place."""
     T, B, H = grad_y.shape
     L = weight_hh.shape[0]
-    _, tile = tiles(B, H, L, cell, grad_y.dtype, input_precision, grad_y.device)
+    _, tile = tiles(B, H, L, cell, grad_y.dtype, input_precision, grad_y.device, marked=marked)
     with on_device_of(grad_y):
+        counter = hs
+        if marked:
+            mark(dgates_p)
+            if dgates_x is not dgates_p:
+                mark(dgates_x)
+        else:
+            counter = counters(B, L, tile, grad_y.device)
         wavefront_backward_kernel[grid(B, H, L, tile)](
-            grad_y, weight_ih, weight_hh, hs, cs, saved, dgates_x, dgates_p, dh, dc,
-            counters(B, L, tile, grad_y.device), T, B,
-            **launch_options(cell, H, grad_y.dtype, tile, input_precision),
+            grad_y, weight_ih, weight_hh, hs, cs, saved, dgates_x, dgates_p, dh, dc, counter, T, B,
+            MARKED=marked, **launch_options(cell, H, grad_y.dtype, tile, input_precision),
         )  # fmt: skip

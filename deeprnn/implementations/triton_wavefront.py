@@ -43,7 +43,7 @@ def a_layer_behind_another(request: Request) -> str | None:
 
 def room_for_all_layers(request: Request) -> str | None:
     """All programs of all layers at once, each with two slices of weights."""
-    return why_no_wavefront(
+    layers = (
         request.cell,
         request.batch_size,
         request.hidden_size,
@@ -52,6 +52,9 @@ def room_for_all_layers(request: Request) -> str | None:
         request.matmul_precision,
         torch.device(request.device),
     )
+    if why_no_wavefront(*layers, marked=True) is None:
+        return None
+    return why_no_wavefront(*layers)
 
 
 class TritonWavefront(DeepRNN):
@@ -90,12 +93,19 @@ class TritonWavefront(DeepRNN):
         """Neighbouring recurrent layers: ``x (T, B, ·)``, a state of ``(L, B, H)`` each."""
         weight_ih, weight_hh, bias_ih, bias_hh = self.parameters_of(layers[0])
         others = [p for layer in layers[1:] for p in self.parameters_of(layer)]
+        B, H = state[0].shape[1:]
+        precision = get_matmul_precision()
+        # Rows that say whether they are written, where they can; else arrivals are counted.
+        is_counted = why_no_wavefront(
+            self.cell, B, H, len(layers), x.dtype, precision, x.device, marked=True
+        )
         y, final = wavefront_stack(
             self.cell,
             F.linear(x, weight_ih, bias_ih),
             [weight_hh, bias_hh, *others],
             (state[0], state[1]) if len(state) == 2 else state[0],
-            input_precision=get_matmul_precision(),
+            input_precision=precision,
+            marked=not is_counted,
         )
         return y, final if isinstance(final, tuple) else (final,)
 

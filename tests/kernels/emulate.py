@@ -8,7 +8,7 @@ Each argument is a job, each line of output its result as JSON: relative errors 
 with a NaN; or the error that was raised. It is a process of its own because Triton decides when it
 is imported whether kernels are interpreted.
 
-    kernels    step, sequence, dataflow or wavefront
+    kernels    step, sequence, dataflow, wavefront or marked_wavefront
     cell, T, B, H, L (2)
     precision  ieee, tf32, bfloat16 or float16
     chip       sm_80, sm_90 or sm_100
@@ -67,9 +67,10 @@ def planted(ptx, changes):
 def run(job):
     """Outputs and gradients of one job: (ours, float64's), by name."""
     dtype, input_precision = PRECISIONS[job["precision"]]
-    if job["kernels"] == "wavefront":
+    if job["kernels"].endswith("wavefront"):
         stack = Stack(job["cell"], job["T"], job["B"], job["H"], job["L"], dtype)
-        return stack.run("cpu", input_precision=input_precision), stack.reference
+        marked = job["kernels"] == "marked_wavefront"
+        return stack.run("cpu", input_precision=input_precision, marked=marked), stack.reference
     layers = {"step": step_layer, "sequence": sequence_layer, "dataflow": dataflow_layer}
     layer = layers[job["kernels"]]
     case = Case(job["cell"], job["T"], job["B"], job["H"], dtype=dtype)

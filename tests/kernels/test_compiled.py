@@ -47,7 +47,7 @@ def hold(asked, found):
 
 PUBLISHED = [
     job("sequence", "lstm", "tf32", B=32, H=256),
-    job("wavefront", "lstm", "tf32", B=32, H=256),
+    job("marked_wavefront", "lstm", "tf32", B=32, H=256),
     job("wavefront", "lstm", "ieee", B=32, H=256),
     job("wavefront", "gru", "bfloat16", B=32, H=256),
     job("sequence", "gru", "ieee", B=32, H=256),
@@ -102,11 +102,17 @@ def test_rows_with_marks_in_every_cell_and_precision(precision):
     if precision in ("ieee", "tf32"):  # words, staged
         sizes += [("lstm", "sm_90", 3, 5, 42), ("gru", "sm_80", 3, 17, 96)]
     jobs = [job("dataflow", cell, precision, chip, T=T, B=B, H=H) for cell, chip, T, B, H in sizes]
+    jobs += [
+        job("marked_wavefront", "gru", precision, T=3, B=3, H=256, L=3),
+        job("marked_wavefront", "lstm", precision, "sm_80", T=2, B=1, H=256),
+    ]
     for asked, found in zip(jobs, emulate(*jobs), strict=True):
         hold(asked, found)
 
 
-@pytest.mark.parametrize(("kernels", "B", "H"), [("wavefront", 17, 64), ("dataflow", 3, 256)])
+@pytest.mark.parametrize(("kernels", "B", "H"), [
+    ("wavefront", 17, 64), ("dataflow", 3, 256), ("marked_wavefront", 3, 256),
+])  # fmt: skip
 def test_every_order_gives_the_same_bits(kernels, B, H):
     """What depends on who comes first would differ in some of these."""
     asked = job(kernels, "lstm", "tf32", T=3, B=B, H=H)
@@ -119,19 +125,20 @@ def test_every_order_gives_the_same_bits(kernels, B, H):
 @pytest.mark.parametrize(
     ("kernels", "precision", "H", "least"),
     [("sequence", "tf32", 64, 5), ("sequence", "ieee", 64, 5), ("wavefront", "tf32", 64, 5),
-     ("dataflow", "tf32", 256, 2)],
+     ("dataflow", "tf32", 256, 2), ("marked_wavefront", "tf32", 256, 4)],
 )  # fmt: skip
 def test_every_barrier_is_missed_if_it_is_left_out(kernels, precision, H, least, where):
     """Triton's own as much as ours: the emulation sees what each of them is for."""
-    B = 3 if kernels == "dataflow" else 16
+    is_marked = kernels in ("dataflow", "marked_wavefront")
+    B = 3 if is_marked else 16
     asked = job(kernels, "lstm", precision, T=3, B=B, H=H, where=where)
     (whole,) = emulate(asked)
-    kernel = kernels.replace("dataflow", "sequence")
+    kernel = kernels.replace("dataflow", "sequence").removeprefix("marked_")
     count = whole["barriers"][f"{kernel}_{where}_kernel"]
     assert count >= least
     jobs = [asked | {"plant": [number]} for number in range(count)]
     raised = [found.get("raised", "nothing") for found in emulate(*jobs)]
-    if kernels == "dataflow":
+    if is_marked:
         assert set(raised) == {"SharedRace"}, raised
     else:
         assert set(raised) == {"SharedRace", "Race"}, raised
@@ -166,10 +173,11 @@ PLANTED = {
 }
 
 
+@pytest.mark.parametrize("kernels", ["dataflow", "marked_wavefront"])
 @pytest.mark.parametrize("bug", PLANTED)
-def test_a_bug_in_the_marks_is_found(bug):
+def test_a_bug_in_the_marks_is_found(bug, kernels):
     plant, found_as = PLANTED[bug]
-    (found,) = emulate(job("dataflow", "gru", "ieee", plant=plant, **MARKED))
+    (found,) = emulate(job(kernels, "gru", "ieee", plant=plant, **MARKED))
     if found_as == "NaN":
         assert math.isnan(found["errors"]["y"]), found
     else:

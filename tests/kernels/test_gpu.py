@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -224,19 +225,21 @@ def run_wavefront(cell, parameters, x, states, **options):
     return outputs, torch.autograd.grad(total, [x, *states, *parameters])
 
 
+@pytest.mark.parametrize("marked", [False, True], ids=["counters", "marks"])
 @pytest.mark.parametrize(
     ("precision", "cell", "T", "B", "H", "L"),
     covering((*PUBLISHED, 2), [(1, 1, 32, 2), (7, 3, 48, 3), (35, 20, 512, 2)]),
 )
-def test_the_wavefront_in_every_precision(precision, cell, T, B, H, L, device):
+def test_the_wavefront_in_every_precision(precision, cell, T, B, H, L, device, marked):
     dtype, input_precision, bound = precision_of(precision, cell)
-    reason = why_no_wavefront(cell, B, H, L, dtype, input_precision, torch.device("cuda", 0))
+    where = torch.device("cuda", 0)
+    reason = why_no_wavefront(cell, B, H, L, dtype, input_precision, where, marked=marked)
     if reason:
         pytest.skip(reason)
     module, parameters, x, states = stack_of(cell, T, B, H, L, dtype, device)
     ours = [t.to(device, dtype).requires_grad_() for t in (x, *states)]
     outputs, gradients = run_wavefront(
-        cell, parameters, ours[0], ours[1:], input_precision=input_precision
+        cell, parameters, ours[0], ours[1:], input_precision=input_precision, marked=marked
     )
     theirs = [t.requires_grad_() for t in (x, *states)]
     y, final = module(x, tuple(states) if len(states) == 2 else states[0])
@@ -248,14 +251,15 @@ def test_the_wavefront_in_every_precision(precision, cell, T, B, H, L, device):
         assert error <= bound, f"tensor {number}: {error}"
 
 
+@pytest.mark.parametrize("marked", [False, True], ids=["counters", "marks"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_200_wavefronts_are_bit_identical(cell, device):
+def test_200_wavefronts_are_bit_identical(cell, device, marked):
     _, parameters, x, states = stack_of(cell, 35, 32, 256, 2, torch.float32, device)
     x, *states = (t.to(device, torch.float32).requires_grad_() for t in (x, *states))
     kept = 1 + len(states)  # weight gradients are cuBLAS's own affair
 
     def run():
-        outputs, gradients = run_wavefront(cell, parameters, x, states)
+        outputs, gradients = run_wavefront(cell, parameters, x, states, marked=marked)
         return [*outputs, *gradients[:kept]]
 
     first = run()
@@ -264,24 +268,26 @@ def test_200_wavefronts_are_bit_identical(cell, device):
             assert torch.equal(a, b), f"repetition {repetition}"
 
 
-def test_a_replayed_wavefront_equals_eager(device):
+@pytest.mark.parametrize("marked", [False, True], ids=["counters", "marks"])
+def test_a_replayed_wavefront_equals_eager(device, marked):
     _, parameters, x, states = stack_of("lstm", 35, 32, 96, 2, torch.float32, device)
     x, *states = (t.to(device, torch.float32).requires_grad_() for t in (x, *states))
+    run = partial(run_wavefront, marked=marked)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
-            run_wavefront("lstm", parameters, x, states)
+            run("lstm", parameters, x, states)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = run_wavefront("lstm", parameters, x, states)
+        captured = run("lstm", parameters, x, states)
     for _ in range(5):
         with torch.no_grad():
             x.copy_(torch.randn_like(x))
         graph.replay()
         replayed = [tensor.clone() for group in captured for tensor in group]
-        eager = [t for group in run_wavefront("lstm", parameters, x, states) for t in group]
+        eager = [t for group in run("lstm", parameters, x, states) for t in group]
         for a, b in zip(replayed, eager, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
@@ -312,10 +318,10 @@ for layer in (step_layer, sequence_layer, dataflow_layer):
     h, c = torch.randn(5, 48, device="cuda"), torch.randn(5, 48, device="cuda")
     y, _ = layer("lstm", x, w, b, (h, c))
     y.sum().backward()
-y, _ = wavefront_stack(
-    "lstm", x, [w, b, w, w, b, b], (torch.stack([h, h]), torch.stack([c, c]))
-)
-y.sum().backward()
+for marked in (False, True):
+    states = torch.stack([h, h]), torch.stack([c, c])
+    y, _ = wavefront_stack("lstm", x, [w, b, w, w, b, b], states, marked=marked)
+    y.sum().backward()
 torch.cuda.synchronize()
 """
 

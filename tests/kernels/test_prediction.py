@@ -1,5 +1,8 @@
 """The reckoning follows what it is made of."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from kernels.prediction import microseconds_a_step, predict
@@ -32,3 +35,17 @@ def test_what_does_not_fit_has_no_prediction():
     both = predict("lstm", 32, 256, torch.float32, "tf32")
     assert list(both) == ["forward", "backward"]
     assert both["forward"]["step"] < both["backward"]["step"]
+
+
+def test_a_link_of_a_wavefront_waits_for_the_longer_of_two():
+    """The other layer's part costs what does not fit into the time in which one's own rows come."""
+    for marked in (False, True):
+        tile = replace(TILE, marked=marked)
+        step, link = (
+            microseconds_a_step(tile, 256, 4, torch.float32, "tf32", True, layers)
+            for layers in (1, 2)
+        )
+        assert step["below"] == 0 < link["below"]
+        assert link["step"] == pytest.approx(step["step"] + link["below"])
+    counted = microseconds_a_step(TILE, 64, 4, torch.float32, "tf32", False, 2)
+    assert counted["below"] == 0  # the barrier takes longer than so little

@@ -25,6 +25,15 @@ def test_outputs_and_gradients(cell, T, B, H, L, device, poisoned):
     hold(Stack(cell, T, B, H, L), device)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_marked_rows_give_the_same(cell, device, poisoned):
+    """In the interpreter without a look: what is read was written before."""
+    marked = {"marked": True}
+    if why_no_wavefront(cell, 3, 256, 2, torch.float32, "ieee", torch.device(device), **marked):
+        pytest.skip("does not fit")
+    hold(Stack(cell, 2, 3, 256 if device == "cuda" else 48, 2), device, **marked)
+
+
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_groups_of_rows_have_counters_of_their_own(cell, device, poisoned, monkeypatch):
     if not tiling.INTERPRETED:

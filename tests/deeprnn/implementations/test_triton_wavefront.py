@@ -8,6 +8,7 @@ import torch
 from bench.verification import verify
 from deeprnn import implementations
 from deeprnn.cells import CELLS
+from deeprnn.implementations import triton_wavefront
 from deeprnn.implementations.triton_wavefront import (
     TritonWavefront,
     a_layer_behind_another,
@@ -68,6 +69,24 @@ def test_outputs_states_and_every_gradient(cell):
     outcome = verify(stack, batch_size=2, num_steps=2, seed=1, bound=1e-5)
     assert outcome.passed, str(outcome)
     implementations.build("torch_nn", cell, 5, 16, 2).load_state_dict(stack.state_dict())
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_rows_are_marked_where_that_fits_and_else_arrivals_are_counted(monkeypatch, fits):
+    asked = []
+
+    def why_not(*layers, marked=False):
+        return "too wide" if marked and not fits else None
+
+    def stack(cell, gates_x, parameters, state, **options):
+        asked.append(options)
+        return gates_x[..., : state[0].shape[-1]], state
+
+    monkeypatch.setattr(triton_wavefront, "why_no_wavefront", why_not)
+    monkeypatch.setattr(triton_wavefront, "wavefront_stack", stack)
+    assert room_for_all_layers(TWO) is None
+    TritonWavefront("lstm", 5, 16, 2)(torch.zeros(2, 2, 5))
+    assert asked == [{"input_precision": "ieee", "marked": fits}]
 
 
 def test_layers_without_recurrence_divide_the_stack():
