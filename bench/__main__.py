@@ -1,4 +1,4 @@
-"""The command line: ``python -m bench list | run | report | doctor | gate | noise | kernels``."""
+"""The command line: ``python -m bench`` and a command; ``--help`` lists them."""
 
 from __future__ import annotations
 

@@ -84,6 +84,16 @@ def _effects(speed: str, memory: str, perplexity: str) -> dict[str, float]:
     }
 
 
+def _remove_earlier_verdict(output: Path) -> None:
+    """First of all: whatever stops this gate must not leave an older verdict in its place."""
+    from bench import gate_revisions as tool
+
+    try:
+        tool.clear_output(output)
+    except tool.GateError as error:
+        refuse(str(error))
+
+
 def _request(kind: str, **options: Any) -> dict[str, Any]:
     """What the driver needs, with the profile and the device checked and chosen."""
     if options["profile"] not in PROFILES:
@@ -128,6 +138,7 @@ def revisions(
     from bench import gate_revisions as tool
     from bench.gate_environment import CHOICES, EnvironmentFailed
 
+    _remove_earlier_verdict(output)
     if environment not in CHOICES:
         refuse(f"--environment {environment!r} is unknown; use {', '.join(CHOICES)}")
     effects = _effects(min_effect, min_memory_effect, min_perplexity_effect)
@@ -149,7 +160,6 @@ def revisions(
         request["base"] = tool.resolve("--base", base)
         request["head"] = tool.resolve("--head", head or "HEAD")
         request["notes"] = tool.notes(request["base"], request["head"], head is None)
-        tool.clear_output(output)
         sides = {side: request[side] for side in ("base", "head")}
         built, notes = tool.environments(environment, sides, typer.echo)
         request["notes"] += notes
@@ -197,18 +207,17 @@ def baseline(
     output: OutputOption = DEFAULT_OUTPUT,
 ) -> None:
     """Compare two stored reports of one machine."""
-    from bench import gate_revisions as tool
     from bench import gate_verdict, ranking
     from bench.gate import Thresholds
     from bench.gate_baseline import compare
     from bench.results import ResultsError
 
+    _remove_earlier_verdict(output)
     thresholds = Thresholds(**_effects(min_effect, min_memory_effect, min_perplexity_effect))
     try:
-        tool.clear_output(output)
         reports = [ranking.load(directory) for directory in (stored, current)]
         verdict = compare(reports[0], reports[1], thresholds, only or [])
-    except (ResultsError, tool.GateError, ValueError) as error:
+    except (ResultsError, ValueError) as error:
         refuse(str(error))
     gate_verdict.write(verdict, output)
     for line in gate_verdict.terminal(verdict):
@@ -233,11 +242,12 @@ def noise(
 ) -> None:
     """Measure the same code against itself: what effect can this machine resolve?"""
     from bench import gate_revisions as tool
+    from bench.ranking import EAGER, TORCH_NN
     from bench.worker_process import PROJECT
 
     request = _request(
         "noise",
-        only=only or ["lstm-*/torch_nn/eager"],
+        only=only or [f"lstm-*/{TORCH_NN}/{EAGER}"],
         smallest_effects=_effects(min_effect, "5%", "1%"),
         max_minutes=max_minutes,
         profile=profile,

@@ -11,8 +11,8 @@ from bench.results import TRAINING, ResultsError, read_object
 
 INTRODUCTION = f"""# Reports
 
-What the suite wrote, one folder a machine. Each report is a directory: open its `report.html`, or
-read its `summary.md`; a chapter's page is `chapter.html`. Figures of different machines, or of one
+What the suite wrote, one folder a machine. Each report is a directory: open its `report.html`
+(a chapter's is `chapter.html`), or read its `summary.md`. Figures of different machines, or of one
 machine on different days, do not compare; the factors of one report do. This page is written by
 `python -m bench report`.
 
@@ -87,9 +87,12 @@ def _chapter(root: Path, directory: Path, plan: dict[str, Any]) -> str:
 
 def _row(root: Path, report: Report, workload: Workload) -> list[str]:
     directory = report.directory
+    link = f"[{directory.name}]({directory.relative_to(root).as_posix()}/summary.md)"
+    if only := report.plan.get("only"):
+        link += f" of {', '.join(only)} alone"
     where = [
         directory.parent.name,
-        f"[{directory.name}]({directory.relative_to(root).as_posix()}/summary.md)",
+        link,
         workload.title,
     ]
     best = workload.fastest

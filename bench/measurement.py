@@ -133,7 +133,7 @@ def peak_memory(device: torch.device) -> tuple[float, str]:
     """The peak in MiB and its kind.
 
     ``cuda_allocated``: device memory held by tensors. ``process_resident``: memory of the whole
-    process, Python and PyTorch included (some 400 MiB), since the last reset where the system can
+    process, Python and PyTorch included (some 300 MiB), since the last reset where the system can
     reset it, else over its whole life.
     """
     if device.type == "cuda":

@@ -9,12 +9,11 @@ from typing import Any
 import pandas as pd
 
 from bench import statistics
+from bench.ranking import TORCH_NN
 from bench.results import TRAINING
 
 TARGET_PERPLEXITY = 1.1
 """``seconds_to_target`` ends with the first epoch whose training perplexity is at most this."""
-
-BASELINE = "torch_nn"
 
 Fields = Mapping[str, Any]
 
@@ -62,11 +61,10 @@ def figures(
     found["rounds"] = len(counted)
     if not counted:
         return found
-    median = statistics.median_interval(counted).median
-    interval = statistics.median_interval(statistics.block_medians(counted))
+    median, found["tokens_per_second_low"], found["tokens_per_second_high"], *_ = (
+        statistics.throughput(counted)
+    )
     found["tokens_per_second"] = median
-    found["tokens_per_second_low"] = min(interval.low, median)
-    found["tokens_per_second_high"] = max(interval.high, median)
     batch_tokens = workload["batch_size"] * workload["num_steps"]
     found["step_milliseconds"] = 1e3 * batch_tokens / median
     # A network cannot outrun the products it is made of: then these were measured disturbed.
@@ -87,7 +85,7 @@ def factors(
     speeds = [found[case["case_id"]].get("tokens_per_second") for case in cases]
     frame = pd.DataFrame([dict(case) for case in cases])
     frame = frame.assign(status="ok", tokens_per_second=pd.Series(speeds, dtype=float))
-    ratios = statistics.factors_over(BASELINE, frame, pd.DataFrame([dict(r) for r in rounds]))
+    ratios = statistics.factors_over(TORCH_NN, frame, pd.DataFrame([dict(r) for r in rounds]))
     return {case_id: ratio.ratio for case_id, ratio in ratios.items()}
 
 

@@ -69,6 +69,18 @@ def block_medians(values: Sequence[float]) -> Sequence[float]:
     return [float(np.median(block)) for block in np.array_split(np.asarray(values), BLOCKS)]
 
 
+def throughput(speeds: Sequence[float]) -> Interval:
+    """The median of the rounds' tokens/s, in the order measured, and what encloses the true one.
+
+    The interval is :func:`median_interval`'s, over :func:`block_medians`.
+    """
+    median = float(np.median(speeds))
+    interval = median_interval(block_medians(speeds))
+    return interval._replace(
+        median=median, low=min(interval.low, median), high=max(interval.high, median)
+    )
+
+
 def median_interval(values: Iterable[float], confidence: float = 0.95) -> Interval:
     """The median of ``values`` and the order statistics that enclose the true median.
 
@@ -142,7 +154,8 @@ def speedup(
     ``rounds`` is ``rounds.csv``; rounds that only warm up do not count, marked rounds do. The
     cases of a workload take turns, so a pair is a turn: the geometric mean of the case's rounds in
     it over that of the baseline's. Rounds within a turn share its weather and are no pairs of their
-    own. Only where the two share a single turn are rounds paired by epoch.
+    own. Only where the two share a single turn are rounds paired by epoch. Of many turns, stretches
+    are the pairs, because a turn resembles its neighbours (:func:`block_medians`).
     """
     counted = rounds[~rounds["warm_up"].fillna(False).astype(bool)]
     for key in ("turn", "epoch"):
@@ -150,9 +163,13 @@ def speedup(
         baseline = _mean_by(key, counted[counted["case_id"] == baseline_id])
         shared = sorted(set(case) & set(baseline))
         if len(shared) > 1 or (key == "epoch" and shared):
-            return paired_log_ratio(
-                [case[at] for at in shared], [baseline[at] for at in shared], confidence
-            )
+            sides = [[side[at] for at in shared] for side in (case, baseline)]
+            if len(shared) >= 2 * BLOCKS:
+                sides = [
+                    [geometric_mean(block) for block in np.array_split(side, BLOCKS)]
+                    for side in sides
+                ]
+            return paired_log_ratio(*sides, confidence)
     return None
 
 

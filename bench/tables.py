@@ -113,7 +113,7 @@ COLUMNS = {
         "Characters of training text per second: the median over timed epochs, with an interval "
         "that holds the true median with a probability of 95 % whatever the distribution, if "
         "epochs are independent. Neighbours are not quite, so from 40 epochs on it is taken from "
-        "the medians of 20 stretches of the run (not yet in reports from before 25 November 2026). "
+        "the medians of 20 stretches of the run. "
         "Fewer than six rounds cannot give 95 %; then it runs from the slowest to the fastest.",
         lambda case: tokens(case["tokens_per_second"]),
         lambda case: _speed_interval(case),
@@ -122,8 +122,9 @@ COLUMNS = {
         f"× {PYTHON_LOOP}",
         "95 % interval",
         f"How many times as fast as {PYTHON_LOOP} run {EAGER}, the network as a textbook writes "
-        "it. The geometric mean over pairs of rounds that ran one after the other, with a t "
-        "interval on the logarithms; it may differ a little from the ratio of two medians.",
+        "it. The geometric mean over pairs of turns that ran one after the other, with a t "
+        "interval on the logarithms (from 40 turns on over 20 stretches of them); it may differ a "
+        "little from the ratio of two medians.",
         lambda case: factor(case.over_python_loop),
         lambda case: factor_interval(case.over_python_loop),
     ),

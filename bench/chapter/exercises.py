@@ -84,7 +84,10 @@ BUDGETS = {
         ),
         Budget(
             name="full",
-            purpose="everything as published, five seeds: meant for a GPU, half a day on a CPU",
+            purpose=(
+                "the published runs with three seeds, the exercises with five, up to 6,000 "
+                "updates on the longer texts: meant for a GPU, half a day on a CPU"
+            ),
             run_epochs=500,
             run_seeds=3,
             epochs=500,

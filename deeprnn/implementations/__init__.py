@@ -84,7 +84,7 @@ def interpreted(name: str, device: str) -> bool:
         return False
 
 
-OWN_BY_SPEED = ("triton_sequence", "manual_gradient", "python_loop")
+OWN_BY_SPEED = ("triton_dataflow", "triton_sequence", "manual_gradient", "python_loop")
 """The fastest of our own first, as the reports rank them (on a GPU: as predicted)."""
 
 

@@ -20,6 +20,15 @@ def test_one_line_a_workload_and_links_that_lead_somewhere(tmp_path):
         assert f"{workload.ranked[0]['tokens_per_second']:,.0f}" in line
 
 
+def test_a_run_of_some_implementations_says_so(tmp_path):
+    directory = tmp_path / "my-machine" / "quick"
+    write(directory)
+    assert " alone |" not in index.write(tmp_path).read_text("utf-8")
+    plan = read_json(directory / "plan.json")
+    (directory / "plan.json").write_text(json.dumps({**plan, "only": ["torch_nn", "python_loop"]}))
+    assert "of torch_nn, python_loop alone |" in index.write(tmp_path).read_text("utf-8")
+
+
 def test_what_the_gate_was_tried_on_is_listed(tmp_path):
     assert "planted" not in index.write(tmp_path).read_text("utf-8")
     (tmp_path / "my-machine" / "gate").mkdir(parents=True)

@@ -63,3 +63,19 @@ def test_a_command_alone_shows_its_help(monkeypatch, capsys, words):
     code, out, err = said(monkeypatch, capsys, *words)
     assert code == 2
     assert "Examples:" in out + err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["revisions", "--base", "no-such-commit"],
+        ["revisions", "--base", "HEAD", "--environment", "both"],
+        ["revisions", "--base", "HEAD", "--min-effect", "much"],
+        ["baseline", "no-report", "no-report"],
+    ],
+)
+def test_a_gate_that_is_refused_leaves_no_older_verdict(monkeypatch, capsys, tmp_path, words):
+    (tmp_path / "verdict.json").write_text('{"verdict": "pass"}')
+    code, _, err = said(monkeypatch, capsys, "gate", *words, "--output", str(tmp_path))
+    assert code == 2, err
+    assert not (tmp_path / "verdict.json").exists()

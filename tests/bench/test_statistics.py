@@ -310,3 +310,27 @@ def test_few_values_are_stretches_of_their_own():
     values = [float(n) for n in range(39)]
     assert block_medians(values) is values
     assert len(block_medians([*values, 1.0])) == 20
+
+
+def test_turns_that_resemble_their_neighbours_are_paired_by_stretches():
+    """The true factor is 1; so often is it within the interval of what drifts apart and back."""
+    rng = np.random.default_rng(3)
+    runs, turns, held = 200, 200, {"turns": 0, "stretches": 0}
+    for _ in range(runs):
+        noise = rng.normal(0, 0.01, turns)
+        drift = np.zeros(turns)
+        for i in range(1, turns):
+            drift[i] = 0.5 * drift[i - 1] + noise[i]
+        fast = [float(speed) for speed in 1000 * np.exp(drift)]
+        rows = [
+            {"case_id": case_id, "epoch": i, "turn": i, "warm_up": False, "tokens_per_second": v}
+            for case_id, speeds in (("a", fast), ("b", [1000.0] * turns))
+            for i, v in enumerate(speeds)
+        ]
+        by_turn = paired_log_ratio(fast, [1000.0] * turns)
+        by_stretch = speedup(pd.DataFrame(rows), "a", "b")
+        assert by_stretch.pairs == 20
+        held["turns"] += by_turn.low <= 1 <= by_turn.high
+        held["stretches"] += by_stretch.low <= 1 <= by_stretch.high
+    assert held["turns"] < 0.87 * runs
+    assert held["stretches"] > 0.91 * runs
