@@ -54,10 +54,17 @@ def processor() -> str:
     return platform.processor() or platform.machine() or "unknown processor"
 
 
+def usable_processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def default_threads(device: str = "cpu") -> int:
     """One thread a physical core that this process may use; at most four beside a GPU."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = max(1, min(usable or 1, psutil.cpu_count(logical=False) or usable or 1))
+    usable = usable_processors()
+    threads = max(1, min(usable, psutil.cpu_count(logical=False) or usable))
     return threads if device == "cpu" else min(4, threads)
 
 
@@ -69,7 +76,7 @@ def prepare_at_once(device: str, threads: int, hurried: bool) -> int:
     """
     if hurried:
         return threads + 1  # one more than processors: while one loads, the others compute
-    return 1 if device == "cpu" else max(1, (os.cpu_count() or 1) // 2)
+    return 1 if device == "cpu" else max(1, usable_processors() // 2)
 
 
 def describe(device: str, threads: int) -> dict[str, dict[str, Any]]:
@@ -173,5 +180,8 @@ def _first_line(command: list[str]) -> str:
 def _output(command: list[str]) -> str:
     if shutil.which(command[0]) is None:
         return ""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired:
+        return ""
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -29,7 +29,7 @@ from bench.gate import (
     worst,
 )
 from bench.gate_decision import BETTER, ERROR, SAME, WORSE, classify
-from bench.ranking import NOT_RUN, TORCH_NN, Case, Report
+from bench.ranking import TORCH_NN, Case, Report
 from bench.ranking import Workload as RankedWorkload
 from bench.statistics import Ratio, speedup
 
@@ -42,7 +42,8 @@ THRESHOLDS = Thresholds(speed=0.05, memory=0.10, perplexity=0.05)
 READING = (
     "A cost ratio is current over baseline: above 1 is worse. For speed it is that of seconds a "
     f"token relative to {TORCH_NN} in the same run, with an interval; the intervals of all cases "
-    "hold together with 95 %, as far as one process a case can tell; in brackets the turns. The "
+    "hold together with 95 %, as far as one process a case can tell; in brackets the turns, of "
+    "many of them 20 stretches. The "
     "absolute tokens/s are for information. Memory and perplexity are single figures."
 )
 
@@ -230,11 +231,7 @@ def _without_comparison(
     case_id: str, baseline: Found | None, current: Found | None
 ) -> CaseVerdict | None:
     """The verdict of a case that only one side has or that failed; None if it can be compared."""
-    words = {None: "missing", NOT_RUN: NOT_RUN}
-    statuses = [
-        words.get(found and found.case.status, found.case.status if found else "missing")
-        for found in (baseline, current)
-    ]
+    statuses = [found.case.status if found else "missing" for found in (baseline, current)]
     reasons = [found.case.reason if found else "" for found in (baseline, current)]
     absent = ("missing", "unsupported")
     if statuses[1] not in ("ok", *absent):

@@ -100,8 +100,10 @@ def _request(kind: str, **options: Any) -> dict[str, Any]:
         refuse(f"profile {options['profile']!r} is unknown; use one of {', '.join(PROFILES)}")
     options["device"] = chosen_device(options["device"])
     options["threads"] = chosen_threads(options["threads"], options["device"])
+    from deeprnn.corpus.known_texts import KNOWN
+
     corpus = Path(options["corpus"])
-    if corpus.exists():
+    if options["corpus"] not in KNOWN and corpus.exists():
         options["corpus"] = str(corpus.resolve())
     return {"kind": kind, "case_seconds": 0, "notes": [], **options}
 

@@ -140,6 +140,8 @@ def build(name: str, asked: Sequence[str], say: Callable[[str], None]) -> str:
     python = home / "bin" / "python"
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
+        for place in (home.parent.parent, home.parent):
+            _refuse_what_others_can_write(place, name)
         with _lock(home.with_suffix(".lock")):
             if (home / _COMPLETE).exists():
                 say(f"environment of {name}: {home}, from an earlier gate")
@@ -166,6 +168,16 @@ def build(name: str, asked: Sequence[str], say: Callable[[str], None]) -> str:
             "written as XDG_CACHE_HOME, or take this one with --environment shared"
         ) from None
     return str(python)
+
+
+def _refuse_what_others_can_write(place: Path, name: str) -> None:
+    """Programs are run from there: nobody else may have put them. Raises EnvironmentFailed."""
+    found = place.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise EnvironmentFailed(
+            f"environment of {name}: {place} belongs to somebody else or can be written by others; "
+            "give a directory of your own as XDG_CACHE_HOME, or take --environment shared"
+        )
 
 
 @contextlib.contextmanager

@@ -61,6 +61,10 @@ class SideFailed(Exception):
     """A process of a pair came to another end than figures; the message is one line."""
 
 
+ANSWER_SECONDS = 300.0
+"""What a planner may take; it may have to fetch the text first."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A directory with ``deeprnn`` and ``kernels``, and where its compilers keep their caches.
@@ -75,19 +79,23 @@ class Source:
     def _run(
         self, words: Sequence[str], device: str, threads: int, said: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [self.python or sys.executable, *words],
-            input=said,
-            env=worker_environment(
-                device,
-                threads,
-                source=self.directory,
-                has_own_packages=self.python is not None,
-            ),
-            capture_output=True,
-            text=True,
-            check=False,
+        command = [self.python or sys.executable, *words]
+        environment = worker_environment(
+            device, threads, source=self.directory, has_own_packages=self.python is not None
         )
+        try:
+            return subprocess.run(
+                command,
+                input=said,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=ANSWER_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            why = f"no answer within {ANSWER_SECONDS:.0f} s"
+            return subprocess.CompletedProcess(command, 1, "", why)
 
     def check(self, device: str, threads: int) -> None:
         """Raises ``RuntimeError`` if child processes would import anything else."""

@@ -109,8 +109,8 @@ def _finite(value: float) -> float | None:
 def markdown(verdict: Verdict) -> str:
     """The verdict as a page: a sentence, problems, one line a figure, the worst first."""
     lines = [f"## {_SAID[verdict.word]}", "", f"{_sides(verdict)}", ""]
-    lines += [f"- **{problem}**" for problem in verdict.problems]
-    lines += [f"- {note}" for note in verdict.notes]
+    lines += [f"- **{_cell(problem)}**" for problem in verdict.problems]
+    lines += [f"- {_cell(note)}" for note in verdict.notes]
     if verdict.problems or verdict.notes:
         lines.append("")
     rows = [row for case in verdict.cases for row in _rows(case)]
@@ -128,9 +128,11 @@ def markdown(verdict: Verdict) -> str:
 
 
 def _sides(verdict: Verdict) -> str:
-    return (
-        f"Base {verdict.base['name']}, head {verdict.head['name']}, on {verdict.head['machine']}."
+    base, head, machine = (
+        _cell(str(text))
+        for text in (verdict.base["name"], verdict.head["name"], verdict.head["machine"])
     )
+    return f"Base {base}, head {head}, on {machine}."
 
 
 def _rows(case: CaseVerdict) -> list[Sequence[str]]:

@@ -50,7 +50,8 @@ def write(root: Path) -> Path:
                 continue
             report = ranking.load(plan.parent)
         except (ResultsError, KeyError) as error:
-            unreadable.append(f"- `{plan.parent.relative_to(root)}`: {error}")
+            what = tables.markdown_text(str(error))
+            unreadable.append(f"- `{plan.parent.relative_to(root)}`: {what}")
             continue
         for workload in report.workloads:
             cells = _row(root, report, workload)

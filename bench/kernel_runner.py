@@ -6,11 +6,7 @@ device, and another goes on with the next row. No child is left behind, whatever
 
 from __future__ import annotations
 
-import queue
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -18,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.kernel_table import Spec
-from bench.worker_process import CACHE_PREFIX, WorkerEnded, WorkerProcess, worker_environment
+from bench.worker_process import CACHE_PREFIX, WorkerEnded, WorkerProcess
 
 ROW_SECONDS = 45.0
 """What a row may take, compiling and checking included."""
@@ -36,29 +32,6 @@ MODULE = "bench.kernel_worker"
 
 class PlanFailed(RuntimeError):
     """The child ended before it said which rows there are."""
-
-
-class KernelProcess(WorkerProcess):
-    """A child that runs ``module``; its compilers share the cache of the run."""
-
-    def __init__(self, module: str, job: Mapping[str, Any], log: Path, cache: str) -> None:
-        self.log = log
-        self.limit = self.used = 0.0
-        self._is_stopped = False
-        self._own_cache = None
-        self._log_file = log.open("w", encoding="utf-8")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log_file,
-            text=True,
-            env=worker_environment(job["device"], job["threads"], cache),
-            start_new_session=True,
-        )
-        self._lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
-        self.send(job)
 
 
 class KernelRun:
@@ -92,7 +65,7 @@ class KernelRun:
         self.about: dict[str, Any] = {}
         self.rows: dict[str, dict[str, Any]] = {}
         self._cache = tempfile.TemporaryDirectory(prefix=CACHE_PREFIX)
-        self._child: KernelProcess | None = None
+        self._child: WorkerProcess | None = None
         self._reported_crash = False
 
     def close(self) -> None:
@@ -160,16 +133,19 @@ class KernelRun:
                 keep({**row, "status": "timeout", "reason": f"not tried: {hung} took too long"})
                 waiting.remove(row_id)
 
-    def _start(self) -> KernelProcess:
+    def _start(self) -> WorkerProcess:
         """A child that has said its rows."""
         self._reported_crash = False
-        self._child = KernelProcess(self.module, self.job, self.log, self._cache.name)
+        # Its compilers share the cache of the run.
+        self._child = WorkerProcess(
+            self.job, self.log, PLAN_SECONDS, self._cache.name, module=self.module
+        )
         answer = self._receive(self._child, PLAN_SECONDS)
         self.rows = self.rows or {row["row_id"]: row for row in answer["rows"]}
         self.about = {key: answer[key] for key in ("device", "machine", "commit")}
         return self._child
 
-    def _receive(self, child: KernelProcess, seconds: float) -> dict[str, Any]:
+    def _receive(self, child: WorkerProcess, seconds: float) -> dict[str, Any]:
         child.used, child.limit = 0.0, min(seconds, max(0.0, self._time_left()))
         said = child.receive()
         self._reported_crash = "row" in said and said["row"]["status"] == "crashed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+
+from bench.environment import default_threads, usable_processors
 
 LARGEST_SEED = 2**63 - 2
 
@@ -35,8 +36,6 @@ def within(
 
     return check
 
-
-PROCESSORS = os.cpu_count() or 1
 
 OnlyOption = Annotated[
     list[str] | None,
@@ -66,7 +65,7 @@ ThreadsOption = Annotated[
     int,
     typer.Option(
         "--threads",
-        callback=within(0, PROCESSORS, "the processors of this machine"),
+        callback=within(0, usable_processors(), "the processors that may be used here"),
         help="Of each worker; 0: one a physical core.",
     ),
 ]
@@ -100,8 +99,6 @@ def cuda_is_present() -> bool:
 
 def chosen_threads(threads: int, device: str) -> int:
     """``--threads`` as it was given, or for 0 the machine's default."""
-    from bench.environment import default_threads
-
     return threads or default_threads(device)
 
 

@@ -55,7 +55,10 @@ def make(request: dict[str, Any]) -> dict[str, Any]:
         notes.append("CUDA graphs, which need a GPU")
     if request["only"]:
         notes.append(f"every case that --only {' --only '.join(request['only'])} does not match")
-    workloads = {case.workload.id: case.workload for case in cases}
+    workloads: dict[str, Workload] = {}
+    for case in cases:
+        if workloads.setdefault(case.workload.id, case.workload) != case.workload:
+            raise ValueError(f"two workloads have the id {case.workload.id}")
     content = {
         "schema": 1,
         "profile": profile.name,

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from bench.results import CURVES, LAYERS, ROUNDS, STATUSES, TRAINING, ResultsError, read_object
-from bench.statistics import Ratio, factors_over, speedup, throughput
+from bench.statistics import Ratio, counted_speeds, factors_over, speedup, throughput
 
 PYTHON_LOOP = "python_loop"  # as a textbook writes it: run eagerly
 TORCH_NN = "torch_nn"  # the library: run in whichever way is the fastest
@@ -132,8 +132,6 @@ def load(directory: Path) -> Report:
     plan = _load_plan(directory / "plan.json")
     environment_path = directory / "environment.json"
     environment = read_object(environment_path) if environment_path.exists() else {}
-    if not isinstance(environment, dict):
-        raise ResultsError(f"{environment_path} is damaged: not a table of sections")
     training = TRAINING.load(directory)
     duplicates = training["case_id"][training["case_id"].duplicated()].tolist()
     if duplicates:
@@ -161,7 +159,7 @@ def load(directory: Path) -> Report:
 
 def _load_plan(path: Path) -> dict[str, Any]:
     plan = read_object(path)
-    if not isinstance(plan, dict) or plan.get("schema") != PLAN_SCHEMA:
+    if plan.get("schema") != PLAN_SCHEMA:
         raise ResultsError(
             f"{path} is not a plan of schema {PLAN_SCHEMA}: written by another version"
         )
@@ -231,17 +229,17 @@ def _workload(
 
 
 def _with_interval(row: dict[str, Any], rounds: pd.DataFrame) -> dict[str, Any]:
-    """The row with the interval that its rounds give; reports until November 2026 stored others.
+    """The row with the interval that its rounds give.
 
-    They took neighbouring rounds for independent, and their intervals are two to four times too narrow.
+    Reports until November 2026 stored others: they took neighbouring rounds for independent, and
+    were two to four times too narrow.
     """
     if not row.get("tokens_per_second"):
         return row
-    mine = rounds[rounds["case_id"] == row["case_id"]]
-    speeds = mine["tokens_per_second"][~mine["warm_up"].fillna(False).astype(bool)].dropna()
-    if speeds.empty:
+    speeds = counted_speeds(rounds, row["case_id"])
+    if not speeds:
         return row
-    interval = throughput(speeds.tolist())
+    interval = throughput(speeds)
     return {
         **row,
         "tokens_per_second_low": interval.low,

@@ -11,6 +11,7 @@ import pandas as pd
 from bench import statistics
 from bench.ranking import TORCH_NN
 from bench.results import TRAINING
+from bench.workloads import CHAPTER_SECONDS, PROFILES
 
 TARGET_PERPLEXITY = 1.1
 """``seconds_to_target`` ends with the first epoch whose training perplexity is at most this."""
@@ -105,6 +106,9 @@ def run_command(plan: Fields, only: Sequence[str]) -> list[str]:
     for pattern in only:
         words += ["--only", pattern]
     words += ["--device", plan["device"]]
+    usual = CHAPTER_SECONDS if "budget" in plan else PROFILES[plan["profile"]].case_seconds
+    if plan["case_seconds"] != usual:
+        words += ["--case-seconds", f"{plan['case_seconds']:g}"]
     if "budget" in plan:
         return words
     words += ["--seed", str(plan["seed"]), "--threads", str(plan["threads"])]

@@ -62,7 +62,7 @@ class Runner:
         text: the normalised text.
         peaks: floating-point operations a second by ``dtype/precision``.
         directory: where the tables are.
-        progress: where to say what happens.
+        progress_for: makes what says how it goes, from the estimated seconds of the whole run.
         more_for_job: what the worker of a case is told beyond the ordinary.
     """
 

@@ -34,7 +34,7 @@ MUST_AGREE = (
 def open_directory(answer: dict[str, Any], output: Path | None, resume: bool) -> Path:
     """The report directory, with ``plan.json`` and ``environment.json`` in it.
 
-    Adds ``run_id`` to the plan; a resumed run keeps the one it had.
+    Adds ``run_id`` and ``peaks`` to the plan; a resumed run keeps those it had.
 
     Raises:
         ResultsError: the directory cannot be written, holds another report, or, to be resumed,
@@ -52,12 +52,15 @@ def open_directory(answer: dict[str, Any], output: Path | None, resume: bool) ->
         stored = read_object(directory / "plan.json")
         _refuse_to_mix(directory, stored, plan)
         plan["run_id"] = stored["run_id"]
+        # Measured once: the rows of one report refer to one ceiling.
+        answer["peaks"] = stored.get("peaks", answer["peaks"])
         return directory
     if (directory / "plan.json").exists() or TRAINING.path(directory).exists():
         raise ResultsError(
             f"{directory} already holds a report; continue it with --resume, "
             "or give another --output"
         )
+    plan["peaks"] = answer["peaks"]
     environment = answer["environment"]
     environment["Measured"] = {
         f"{_precision_title(key)} matrix products (GFLOP/s)": round(flops / 1e9, 1)
@@ -161,6 +164,7 @@ def _run(answer: dict[str, Any], directory: Path, console: Console, started: flo
         not_timed = _time_layers(plan, profile.layers_seconds, directory, console)
     environment = read_object(directory / "environment.json")
     environment["Run"]["Finished"] = wall_time()
+    environment["Run"].pop("Single layers not timed", None)  # of a run that this one resumed
     if not_timed:
         environment["Run"]["Single layers not timed"] = not_timed
     environment["Run"]["Wall time (s)"] = round(

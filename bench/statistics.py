@@ -81,6 +81,13 @@ def throughput(speeds: Sequence[float]) -> Interval:
     )
 
 
+def counted_speeds(rounds: pd.DataFrame, case_id: str) -> list[float]:
+    """The tokens/s of a case's rounds that count, in the order measured; ``rounds`` as stored."""
+    mine = rounds[rounds["case_id"] == case_id]
+    speeds = mine["tokens_per_second"][~mine["warm_up"].fillna(False).astype(bool)]
+    return [float(speed) for speed in speeds.dropna()]
+
+
 def median_interval(values: Iterable[float], confidence: float = 0.95) -> Interval:
     """The median of ``values`` and the order statistics that enclose the true median.
 
@@ -163,14 +170,16 @@ def speedup(
         baseline = _mean_by(key, counted[counted["case_id"] == baseline_id])
         shared = sorted(set(case) & set(baseline))
         if len(shared) > 1 or (key == "epoch" and shared):
-            sides = [[side[at] for at in shared] for side in (case, baseline)]
-            if len(shared) >= 2 * BLOCKS:
-                sides = [
-                    [geometric_mean(block) for block in np.array_split(side, BLOCKS)]
-                    for side in sides
-                ]
-            return paired_log_ratio(*sides, confidence)
+            a, b = (_stretches([side[at] for at in shared]) for side in (case, baseline))
+            return paired_log_ratio(a, b, confidence)
     return None
+
+
+def _stretches(speeds: list[float]) -> list[float]:
+    """The geometric means of stretches of many speeds; few as they are."""
+    if len(speeds) < 2 * BLOCKS:
+        return speeds
+    return [geometric_mean(block.tolist()) for block in np.array_split(np.array(speeds), BLOCKS)]
 
 
 def _mean_by(key: str, rounds: pd.DataFrame) -> dict[int, float]:

@@ -112,8 +112,8 @@ COLUMNS = {
         "95 % interval",
         "Characters of training text per second: the median over timed epochs, with an interval "
         "that holds the true median with a probability of 95 % whatever the distribution, if "
-        "epochs are independent. Neighbours are not quite, so from 40 epochs on it is taken from "
-        "the medians of 20 stretches of the run. "
+        "epochs are independent. Neighbours are not quite, so from 40 timed epochs on it is taken "
+        "from the medians of 20 stretches of the run. "
         "Fewer than six rounds cannot give 95 %; then it runs from the slowest to the fastest.",
         lambda case: tokens(case["tokens_per_second"]),
         lambda case: _speed_interval(case),

@@ -138,9 +138,10 @@ def _runner_up(report: Report, workload: Workload, best: Case) -> str:
     if _is_tie(report, workload):
         second = workload.ranked[1]
         ratio = report.compare(second, best)
+        interval = factor_interval(ratio)
         return (
-            f" `{report.label(second)}` cannot be told from it: {factor(ratio)} times as fast, "
-            f"95 % interval {factor_interval(ratio)}."
+            f" `{report.label(second)}` cannot be told from it: {factor(ratio)} times as fast"
+            + (f", 95 % interval {interval}." if interval else ".")
         )
     if best.implementation != TORCH_NN:
         return ""

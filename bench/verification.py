@@ -81,6 +81,8 @@ def verify(
         batch_size, num_steps: ``B`` and ``T`` of the random input.
         seed: draws weights and input.
         bound: the largest relative error that passes.
+
+    Returns the largest error found, and where. All gradients of ``stack`` are cleared first.
     """
     generator = torch.Generator().manual_seed(seed)
 

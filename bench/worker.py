@@ -148,7 +148,11 @@ class CaseRun:
         return self.vocabulary.encode(text).to(self.device)
 
     def prepare(self) -> dict[str, Any]:
-        """Build, compile, take a first step (the cold start); then check; then start afresh."""
+        """Build, compile, take a first step (the cold start); then check; then start afresh.
+
+        Returns ``cold_start_seconds``, ``backend`` and ``gradient_error``, which is relative.
+        Raises ``Failed`` where the check does not pass.
+        """
         workload = self.job.workload
         measurement.synchronize(self.device)  # creates the CUDA context: not the case's cost
         start = time.perf_counter()
@@ -165,7 +169,7 @@ class CaseRun:
         cold_start = time.perf_counter() - start
         # A replay allocates nothing: what a graph needs was allocated when it was captured.
         if self.job.execution == "cuda_graph":
-            self.captured_memory = measurement.peak_memory(self.device)[0] or 0.0
+            self.captured_memory = measurement.peak_memory(self.device)[0]
 
         x = next(iter(self.minibatches.epoch(0)))[0]
         one_hot = torch.nn.functional.one_hot(x, len(self.vocabulary)).to(self.dtype)
@@ -232,7 +236,11 @@ class CaseRun:
             raise Failed("incorrect", str(outcome), gradient_error=outcome.error)
 
     def turn(self, epochs: int, minibatches_a_slice: int = 0) -> dict[str, Any]:
-        """Train for some epochs, each of them one timed round."""
+        """Train for some epochs, each of them one timed round.
+
+        Returns ``rounds``, in the columns of ``rounds.csv``, and whether training ``is_over``.
+        Raises ``Failed`` once the perplexity is not finite, with the rounds so far.
+        """
         rounds: list[dict[str, Any]] = []
         others = spent = 0.0
         self.minibatches.every = minibatches_a_slice
@@ -279,7 +287,7 @@ class CaseRun:
     def finish(self) -> dict[str, Any]:
         """What is known only at the end: peak memory, and what the model writes."""
         peak, kind = measurement.peak_memory(self.device)
-        peak = peak if peak is None else max(peak, self.captured_memory)
+        peak = max(peak, self.captured_memory)
         model = language_model.twin(self.model)
         prefixes = (self.job.sample_prefix, *self.job.more_prefixes)
         samples = [generate(model, self.vocabulary, p, self.job.sample_length) for p in prefixes]

@@ -21,6 +21,21 @@ CACHE_PREFIX = "deeprnn-bench-"
 
 PROJECT = Path(__file__).resolve().parent.parent
 
+LEFT_OUT = (
+    "CUDA_LAUNCH_BLOCKING",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
+    "TRITON_INTERPRET",
+    "TORCHINDUCTOR_FORCE_DISABLE_CACHES",
+    "OMP_PROC_BIND",
+    "OMP_PLACES",
+    "GOMP_CPU_AFFINITY",
+    "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
+)
+"""Variables of the caller's that workers do not get: with them another thing would be measured."""
+
 
 def worker_environment(
     device: str,
@@ -29,7 +44,7 @@ def worker_environment(
     source: Path | None = None,
     has_own_packages: bool = False,
 ) -> dict[str, str]:
-    """The environment variables of a child process; all that matter are fixed here.
+    """The environment variables of a child process: what would change what is measured is fixed.
 
     Waiting threads sleep instead of spinning, so that a worker that waits for its turn costs
     nothing. ``cache`` gives compilers an empty directory, so that a cold start is cold. ``source``
@@ -50,7 +65,7 @@ def worker_environment(
     if cache is not None:
         fixed["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(cache, "inductor")
         fixed["TRITON_CACHE_DIR"] = os.path.join(cache, "triton")
-    return {**os.environ, **fixed}
+    return {**{k: v for k, v in os.environ.items() if k not in LEFT_OUT}, **fixed}
 
 
 LONGEST_WAIT = threading.TIMEOUT_MAX
@@ -69,7 +84,7 @@ class WorkerProcess:
 
     ``limit`` is in seconds and counts only the time spent waiting for answers. Without a ``cache``
     the compilers of this worker start with an empty one. ``python`` is another one than this
-    process's, with packages of its own.
+    process's, with packages of its own. ``module`` is what it runs.
     """
 
     def __init__(
@@ -80,6 +95,7 @@ class WorkerProcess:
         cache: str | None = None,
         source: Path | None = None,
         python: str | None = None,
+        module: str = "bench.worker",
     ) -> None:
         self.log = log
         self.limit = limit
@@ -88,7 +104,7 @@ class WorkerProcess:
         self._own_cache = tempfile.mkdtemp(prefix=CACHE_PREFIX) if cache is None else None
         self._log_file = log.open("w", encoding="utf-8")
         self._process = subprocess.Popen(
-            [python or sys.executable, "-m", "bench.worker"],
+            [python or sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log_file,
@@ -118,9 +134,14 @@ class WorkerProcess:
         tasks = Path(f"/proc/{self._process.pid}/task")
         if not hasattr(os, "sched_setaffinity") or not tasks.is_dir():
             return
-        with contextlib.suppress(OSError):  # a thread, or the worker, has just ended
-            for task in tasks.iterdir():
-                os.sched_setaffinity(int(task.name), processors)
+        pinned: set[str] = set()
+        with contextlib.suppress(OSError):  # the worker has just ended
+            # Again, until there is no new one: a thread that was just started is found, too.
+            while new := {task.name for task in tasks.iterdir()} - pinned:
+                for name in new:
+                    with contextlib.suppress(OSError):  # a thread that has just ended
+                        os.sched_setaffinity(int(name), processors)
+                pinned |= new
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Hand over one message; a worker that is gone is noticed by :meth:`receive`."""

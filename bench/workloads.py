@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+CHAPTER_SECONDS = 3 * 3600.0
+"""What a case of the chapter may take."""
+
 SUFFIXES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64": "fp64"}
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One training task. Everything that changes what is computed stands here and in :attr:`id`.
+    """One training task. Everything that changes what is computed stands here.
 
     Sizes in the symbols of the project: ``cell``, ``L``, ``H``, ``B``, ``T``.
     """
@@ -38,7 +41,10 @@ class Workload:
 
     @property
     def id(self) -> str:
-        """Stable, readable, unique: ``lstm-L2-H256-B32-T35-fp32``."""
+        """Stable and readable, ``lstm-L2-H256-B32-T35-fp32``: what a step computes.
+
+        How long and how fast it learns is not in it; a plan has one workload of an id.
+        """
         precision = SUFFIXES[self.dtype]
         if self.dtype == "float32" and self.matmul_precision == "tf32":
             precision = "tf32"
@@ -265,7 +271,7 @@ PROFILES: dict[str, Profile] = {
                 *(
                     replace(
                         workload,
-                        epochs=40,
+                        epochs=41,  # 40 that count: from there on intervals know of neighbours
                         matmul_precision=precision,
                         title=workload.title + (", TF32" if precision == "tf32" else ""),
                     )
@@ -278,7 +284,7 @@ PROFILES: dict[str, Profile] = {
             validate_every=10,
             layers_seconds=60.0,
             leaves_out=(
-                "learning to the end: 40 epochs, in half precision 20, instead of 500 "
+                "learning to the end: 41 epochs, in half precision 20, instead of 500 "
                 "(profile published)",
                 "the GRU in float16 and the tanh RNN in half precision",
                 "sizes other than the published ones",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -106,7 +107,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.parameters, self.max_gradient_norm)
         # Plain SGD in one call. torch.optim would first import the compiler: a second a process.
         with torch.no_grad():
-            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            gradients = cast("list[Tensor]", [p.grad for p in self.parameters])
             torch._foreach_add_(self.parameters, gradients, alpha=-self.learning_rate)
         detached = (
             state.detach() if isinstance(state, Tensor) else (state[0].detach(), state[1].detach())

@@ -34,6 +34,7 @@ def measure(
     plan: dict[str, Any], texts: dict[str, str], directory: Path, say: Callable[[str], None]
 ) -> None:
     """Append to ``floors.csv`` what it still lacks for the cases that train on texts of choice."""
+    FLOORS.drop_half_line(directory)
     stored = FLOORS.load(directory)
     done = set(zip(stored["model"], stored["training"], stored["text"], strict=True))
     workloads = {w["workload"]: w for w in plan["workloads"]}

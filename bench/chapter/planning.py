@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from bench.chapter.exercises import (
     parameters,
 )
 from bench.plan import Case, UsageError
-from bench.workloads import Workload
+from bench.workloads import CHAPTER_SECONDS, Workload
 from deeprnn import corpus, implementations
 from deeprnn.support import Request
 from deeprnn.vocabulary import Vocabulary
@@ -48,6 +47,8 @@ def make(request: dict[str, Any], device: str) -> dict[str, Any]:
         case = _case(need, device, vocabulary_size)
         id = case.workload.id
         known = workloads.get(id, case.workload)
+        if replace(known, epochs=0) != replace(case.workload, epochs=0):
+            raise ValueError(f"two workloads have the id {id}")
         workloads[id] = replace(known, epochs=max(known.epochs, case.workload.epochs))
         entry = cases.setdefault(case.id, _describe_case(case, need))
         entry["held_out"] = list(dict.fromkeys([*entry["held_out"], *need.held_out]))
@@ -73,10 +74,10 @@ def make(request: dict[str, Any], device: str) -> dict[str, Any]:
         "seed": 0,
         "threads": threads,
         "prepare_at_once": environment.prepare_at_once(device, threads, hurried=False),
-        "learn_at_once": (os.cpu_count() or 1) if device == "cpu" else 4,
+        "learn_at_once": environment.usable_processors() if device == "cpu" else 4,
         "learn_threads": 1,
         "speeds_count": True,
-        "case_seconds": request["case_seconds"] or 3 * 3600.0,
+        "case_seconds": request["case_seconds"] or CHAPTER_SECONDS,
         "only": request["only"],
         "commit": environment.commit(),
         "machine": environment.machine_name(device),

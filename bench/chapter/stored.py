@@ -14,7 +14,7 @@ import pandas as pd
 from bench.chapter.floors import FLOORS
 from bench.ranking import TORCH_NN
 from bench.results import CURVES, HELD_OUT, ROUNDS, SAMPLES, TRAINING, ResultsError, read_object
-from bench.statistics import Ratio, paired_log_ratio, speedup
+from bench.statistics import Ratio, counted_speeds, paired_log_ratio, speedup, throughput
 
 
 @dataclass(frozen=True)
@@ -91,22 +91,26 @@ class Chapter:
         """Whether the plan has that part of the chapter."""
         return any(entry["part"] == part for entry in self.plan["parts"])
 
-    def learned(self, part: str, implementation: str | None = None) -> dict[str, list[Learned]]:
+    def learned(self, part: str) -> dict[str, list[Learned]]:
         """By role, in the order of the plan, what each finished seed learned.
 
-        Without ``implementation`` those of the one that the role is planned with first.
+        Of the first implementation that the role is planned with and that has learned something.
+        Raises ``ResultsError`` for one that finished and has no curve.
         """
-        found: dict[str, list[Learned]] = {}
-        first: dict[str, str] = {}
-        for entry in self.plan["parts"]:
-            if entry["part"] != part or entry["timed"]:
-                continue
-            case = self.cases[entry["case_id"]]
-            wanted = implementation or first.setdefault(entry["role"], case["implementation"])
-            roles = found.setdefault(entry["role"], [])
+        entries = [e for e in self.plan["parts"] if e["part"] == part and not e["timed"]]
+        found: dict[str, list[Learned]] = {entry["role"]: [] for entry in entries}
+        chosen: dict[str, str] = {}
+        for entry in entries:
             row = self.rows.get(entry["case_id"])
-            if row is None or row["status"] != "ok" or case["implementation"] != wanted:
+            if row is None or row["status"] != "ok":
                 continue
+            case, roles = self.cases[entry["case_id"]], found[entry["role"]]
+            name = case["implementation"]
+            if chosen.setdefault(entry["role"], name) != name:
+                continue
+            if entry["case_id"] not in self.curves:
+                path = CURVES.path(self.directory)
+                raise ResultsError(f"{path} has no rows for {entry['case_id']}; restore the file")
             curve = self.curves[entry["case_id"]]
             roles.append(
                 Learned(
@@ -128,9 +132,13 @@ class Chapter:
             row = self.rows.get(entry["case_id"])
             if entry["part"] != part or not entry["timed"] or row is None or row["status"] != "ok":
                 continue
-            figures = [row[f"tokens_per_second{end}"] for end in ("", "_low", "_high")]
+            speed, low, high = (
+                float(row[f"tokens_per_second{end}"]) for end in ("", "_low", "_high")
+            )
+            if speeds := counted_speeds(self.rounds, entry["case_id"]):
+                _, low, high, *_ = throughput(speeds)
             found.append(
-                Timed(entry["role"], entry["case_id"], row["implementation"], *map(float, figures))
+                Timed(entry["role"], entry["case_id"], row["implementation"], speed, low, high)
             )
         return found
 

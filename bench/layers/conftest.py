@@ -68,7 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if device == "cpu":
         # Read when a kernel is defined, so it must be set before an implementation is loaded.
         os.environ.setdefault("TRITON_INTERPRET", "1")
-    torch.set_num_threads(config.getoption("--layers-threads") or default_threads())
+    torch.set_num_threads(config.getoption("--layers-threads") or default_threads(device))
     set_matmul_precision("ieee")
     config.stash[SPECS] = _specs(config, device)
 
@@ -128,7 +128,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not seconds or not own:
         return
     # Half of the time is for building, compiling and checking.
-    share = min(1.0, seconds / 2 / sum(not item.get_closest_marker("skip") for item in own))
+    timed = sum(not item.get_closest_marker("skip") for item in own)
+    share = min(1.0, seconds / 2 / max(1, timed))
     for item in own:
         item.add_marker(pytest.mark.benchmark(max_time=share))
 

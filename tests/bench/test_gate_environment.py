@@ -222,3 +222,14 @@ def test_an_unknown_choice_is_refused(project):
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 2
     assert errors.strip() == "bench: --environment 'mine' is unknown; use auto, shared, separate"
+
+
+def test_a_cache_that_others_can_write_is_refused(tmp_path, monkeypatch):
+    """Programs would be run from it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    directory = gate_environment.directory()
+    directory.mkdir(parents=True)
+    directory.chmod(0o777)
+    with pytest.raises(gate_environment.EnvironmentFailed, match="can be written by others"):
+        gate_environment.build("head", ["numpy"], print)
+    assert not any(directory.iterdir())

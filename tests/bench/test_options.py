@@ -1,13 +1,13 @@
 """Wrong use of the command line: one line that says what is accepted, and exit code 2."""
 
-import os
 import sys
 
 import pytest
 
 from bench.__main__ import main
+from bench.environment import usable_processors
 
-PROCESSORS = os.cpu_count()
+PROCESSORS = usable_processors()
 
 
 def said(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:

@@ -9,12 +9,10 @@ import sys
 import time
 from dataclasses import asdict, replace
 
-import psutil
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bench import measurement
 from bench.statistics import Ratio, paired_log_ratio
 from bench.worker import CaseRun, Job
 from bench.workloads import PUBLISHED_LSTM
@@ -85,7 +83,7 @@ def measure(rounds: int, hidden_size: int, threads: int = 2) -> Ratio:
 
 def test_the_harness_is_nearly_free():
     ratio = measure(rounds=6, hidden_size=64)
-    assert ratio.high > 0.85, f"the harness runs at {ratio.ratio:.3f} of a bare loop"
+    assert ratio.ratio > 0.85, f"the harness runs at {ratio.ratio:.3f} of a bare loop"
 
 
 if __name__ == "__main__":
@@ -94,11 +92,3 @@ if __name__ == "__main__":
         f"harness / bare loop, tokens/s: {outcome.ratio:.4f} "
         f"(95 % interval {outcome.low:.4f} to {outcome.high:.4f}, {outcome.pairs} pairs)"
     )
-
-
-def test_a_turn_of_short_rounds_is_judged_as_one():
-    """Rounds of 0.1 s say nothing one by one; a second of them does."""
-    cores = psutil.cpu_count() or 1
-    assert not measurement.is_contended(0.1 * cores, 0.1)
-    assert measurement.is_contended(1.0 * cores, 1.0)
-    assert not measurement.is_contended(0.05 * cores, 1.0)

@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 
 from bench.results import CURVES, ROUNDS, TRAINING
+from bench.rows import run_command
+from bench.workloads import PROFILES
 
 PROJECT = Path(__file__).resolve().parents[2]
 TEXT = "the time traveller for so it will be convenient to speak of him was expounding " * 30
@@ -206,6 +208,14 @@ def test_stop_and_resume(project, tmp_path):
     rounds = ROUNDS.load(output)
     assert not rounds.duplicated(["case_id", "epoch"]).any()
     assert len(rounds) == 5 * 3
+
+
+def test_a_command_that_goes_on_has_the_time_limit_that_was_given():
+    plan = {"profile": "quick", "device": "cpu", "seed": 0, "threads": 1, "corpus": {"asked": "x"}}
+    usual = PROFILES["quick"].case_seconds
+    assert "--case-seconds" not in run_command({**plan, "case_seconds": usual}, [])
+    words = run_command({**plan, "case_seconds": 3600.0}, [])
+    assert words[words.index("--case-seconds") + 1] == "3600"
 
 
 def test_two_runs_give_the_same_perplexities(project, planted_run, tmp_path):

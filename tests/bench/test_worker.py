@@ -4,10 +4,12 @@ import json
 import math
 from dataclasses import asdict, replace
 
+import psutil
 import pytest
 import torch
 
-from bench import rows
+from bench import measurement, rows
+from bench.statistics import block_medians, median_interval, throughput
 from bench.worker import CaseRun, Failed, Job
 from bench.workloads import PROFILES
 from deeprnn import training
@@ -18,10 +20,12 @@ TINY = PROFILES["smoke"].workloads[0]
 
 @pytest.fixture(autouse=True)
 def put_back():
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    threads = torch.get_num_threads()
+    flags = [(b, b.allow_tf32) for b in (torch.backends.cuda.matmul, torch.backends.cudnn)]
     yield
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision(precision)
+    for backend, is_allowed in flags:
+        backend.allow_tf32 = is_allowed
 
 
 def case(execution: str = "eager", **changes) -> CaseRun:
@@ -101,6 +105,28 @@ def test_a_captured_step_that_does_something_else_is_not_timed(monkeypatch):
     assert caught.value.status == "incorrect"
 
 
+def test_intervals_of_many_rounds_know_that_neighbours_resemble_each_other():
+    """Two plateaus: rounds taken for independent would settle it, stretches of them do not."""
+    speeds = [400.0 + i % 3 for i in range(30)] + [500.0 + i % 3 for i in range(31)]
+    rounds = [
+        {
+            "epoch": epoch,
+            "tokens_per_second": speed,
+            "warm_up": False,
+            "train_perplexity": 2.0,
+            "validation_perplexity": None,
+            "training_seconds": 1.0,
+        }
+        for epoch, speed in enumerate(speeds, start=1)
+    ]
+    workload = {"batch_size": 4, "num_steps": 25, "flops_per_token": 2e6}
+    found = rows.figures(workload, {"interpreted": False}, rounds, peak=None)
+    interval = throughput(speeds)
+    assert found["tokens_per_second_low"] == interval.low
+    assert found["tokens_per_second_high"] == interval.high
+    assert interval.low == median_interval(block_medians(speeds)).low
+
+
 def test_what_rounds_amount_to():
     rounds = [
         {
@@ -124,3 +150,11 @@ def test_what_rounds_amount_to():
     assert math.isclose(found["train_perplexity"], 1.05)
     interpreted = rows.figures(workload, {"interpreted": True}, rounds, peak=1e10)
     assert "tokens_per_second" not in interpreted
+
+
+def test_a_turn_of_short_rounds_is_judged_as_one():
+    """Rounds of 0.1 s say nothing one by one; a second of them does."""
+    cores = psutil.cpu_count() or 1
+    assert not measurement.is_contended(0.1 * cores, 0.1)
+    assert measurement.is_contended(1.0 * cores, 1.0)
+    assert not measurement.is_contended(0.05 * cores, 1.0)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from bench import worker
-from bench.worker_process import WorkerEnded, WorkerProcess, worker_environment
+from bench.worker_process import LEFT_OUT, WorkerEnded, WorkerProcess, worker_environment
 from bench.workloads import PROFILES
 
 TEXT = "time traveller for so it will be convenient to speak of him " * 5
@@ -45,6 +45,34 @@ def start(tmp_path):
     yield started
     for one in workers:
         one.stop()
+
+
+def test_what_would_change_the_measurement_is_not_inherited(monkeypatch):
+    for name in LEFT_OUT:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("DEEPRNN_SOMETHING_ELSE", "kept")
+    for device in ("cpu", "cuda"):
+        environment = worker_environment(device, 1)
+        assert environment["DEEPRNN_SOMETHING_ELSE"] == "kept"
+        left = set(LEFT_OUT) & set(environment)
+        assert left == ({"TRITON_INTERPRET"} if device == "cpu" else set())
+
+
+def test_a_thread_that_ends_keeps_no_other_from_being_pinned(start, monkeypatch):
+    """The first of them has ended when it is its turn; all others are pinned all the same."""
+    process = start()
+    process.receive()
+    tried = []
+
+    def affinity(thread, processors):
+        tried.append(thread)
+        if len(tried) == 1:
+            raise ProcessLookupError
+
+    monkeypatch.setattr(os, "sched_setaffinity", affinity)
+    process.pin({0})
+    tasks = os.listdir(f"/proc/{process._process.pid}/task")
+    assert {int(task) for task in tasks} <= set(tried)
 
 
 def test_a_turn_in_slices_is_the_same_turn(start):

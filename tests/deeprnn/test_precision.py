@@ -8,9 +8,10 @@ from deeprnn.precision import get_matmul_precision, set_matmul_precision
 
 @pytest.fixture(autouse=True)
 def as_before():
-    before = get_matmul_precision()
+    flags = [(b, b.allow_tf32) for b in (torch.backends.cuda.matmul, torch.backends.cudnn)]
     yield
-    set_matmul_precision(before)
+    for backend, is_allowed in flags:  # torch's defaults differ from each other
+        backend.allow_tf32 = is_allowed
 
 
 @pytest.mark.parametrize("precision", ["tf32", "ieee"])

@@ -1,6 +1,7 @@
 """The chapter's page says what was planted into its files, and says what is missing."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,7 @@ from bench import index
 from bench.chapter import page
 from bench.chapter.exercises import KAFKA, PARTS, WELLS
 from bench.chapter.stored import Chapter
-from bench.results import TRAINING, ResultsError
+from bench.results import CURVES, TRAINING, ResultsError
 
 from .example_chapter import TINY, make_plan, write
 
@@ -161,6 +162,34 @@ def test_a_failed_case_counts_as_missing(stored):
     failed = next(c for c in Chapter(directory).cases if f"{WELLS}5000-seed0" in c)
     TRAINING.append(directory, [{"case_id": failed, "status": "diverged", "reason": "it did"}])
     assert Chapter(directory).missing() == [f"{failed}: diverged: it did"]
+
+
+def test_a_case_without_its_curve_is_one_line(stored):
+    directory = stored()
+    CURVES.path(directory).unlink()
+    with pytest.raises(ResultsError, match=r"curves\.csv has no rows for"):
+        page.render(directory)
+
+
+def test_where_our_own_learned_nothing_the_library_answers(tmp_path, monkeypatch):
+    """Planned with both, as the largest budget is; one of the two speaks, never a mixture."""
+    budget = replace(TINY, implementations=2)
+    plan = make_plan(monkeypatch, budget, ["exercise-2"])["plan"]
+    planted = {"perplexity": planted_perplexity, "bits": planted_bits, "speed": planted_speed}
+    for name, fails in (("all", ()), ("some", ("lstm",)), ("none", ("lstm", "gru"))):
+        write(
+            tmp_path / name,
+            plan,
+            leave_out=lambda case_id, fails=fails: (
+                case_id.startswith(fails or "nothing") and "/manual_gradient/" in case_id
+            ),
+            **planted,
+        )
+        for role, learned in Chapter(tmp_path / name).learned("exercise-2").items():
+            used = {one.row["implementation"] for one in learned}
+            is_library = any(kind in role for kind in fails)
+            assert used == {"torch_nn" if is_library else "manual_gradient"}, (name, role)
+            assert len(learned) == budget.seeds
 
 
 def test_only_some_parts(stored):

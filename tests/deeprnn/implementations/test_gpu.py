@@ -1,11 +1,15 @@
-"""What only a GPU can show of an implementation: which of the vendor's algorithms really ran."""
+"""What only a GPU can show: that all are right there, captured too, and which algorithms ran."""
 
 import pytest
 import torch
 
-from deeprnn import implementations
+from bench.verification import bound_for, verify, verify_replay
+from deeprnn import implementations, language_model
 from deeprnn.cudnn_algorithm import PERSISTENT
+from deeprnn.minibatches import Minibatches
+from deeprnn.precision import set_matmul_precision
 from deeprnn.support import Request
+from deeprnn.training import Trainer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,3 +41,33 @@ def test_the_profiler_sees_persistent_kernels(stack):
         torch.cuda.synchronize()
     names = {event.key for event in profile.key_averages()}
     assert any("persist" in name.lower() for name in names), sorted(names)
+
+
+@pytest.mark.parametrize("execution", ["eager", "cuda_graph"])
+@pytest.mark.parametrize("cell", ["rnn_tanh", "gru", "lstm"])
+@pytest.mark.parametrize("name", implementations.names())
+def test_every_implementation_on_a_gpu(name, cell, execution):
+    """The contract of `test_contract.py` on the device, and a captured step beside an eager one."""
+    dtype = "float16" if name == "torch_nn_persistent" else "float32"
+    H, B, T = 256, 4, 3
+    request = Request(
+        cell=cell, device="cuda", dtype=dtype, execution=execution, input_size=28, hidden_size=H,
+        num_layers=2, batch_size=B, num_steps=T,
+    )  # fmt: skip
+    reason = implementations.why_unsupported(name, request)
+    if reason:
+        pytest.skip(reason)
+    set_matmul_precision("ieee")
+    torch.manual_seed(0)
+    model = language_model.build(name, cell, 28, H, 2).to("cuda", getattr(torch, dtype))
+    bound = bound_for(dtype, "ieee", cell)
+    if execution == "eager":
+        outcome = verify(model.rnn, B, T, seed=1, bound=bound)
+    else:
+        tokens = torch.randint(28, (40 * B,), generator=torch.Generator().manual_seed(1)).cuda()
+        minibatches = Minibatches(tokens, B, T)
+        trainers = [
+            Trainer(model, minibatches, 1.0, execution=how) for how in ("cuda_graph", "eager")
+        ]
+        outcome = verify_replay(*trainers, bound)
+    assert outcome.passed, str(outcome)
