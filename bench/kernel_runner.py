@@ -17,7 +17,10 @@ from bench.kernel_table import Spec
 from bench.worker_process import CACHE_PREFIX, WorkerEnded, WorkerProcess
 
 ROW_SECONDS = 45.0
-"""What a row may take, compiling and checking included."""
+"""What a row may take, capturing included."""
+
+FIRST_ROW_SECONDS = 120.0
+"""The first row of a kernel, which is compiled and checked with it."""
 
 PLAN_SECONDS = 120.0
 
@@ -28,6 +31,10 @@ SAME_KERNEL = (
 """Rows that agree in these run the same kernels."""
 
 MODULE = "bench.kernel_worker"
+
+
+def _kernel_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in SAME_KERNEL)
 
 
 class PlanFailed(RuntimeError):
@@ -67,6 +74,7 @@ class KernelRun:
         self._cache = tempfile.TemporaryDirectory(prefix=CACHE_PREFIX)
         self._child: WorkerProcess | None = None
         self._reported_crash = False
+        self._seen: set[tuple[Any, ...]] = set()
 
     def close(self) -> None:
         """End the child and remove what it compiled."""
@@ -97,11 +105,12 @@ class KernelRun:
                 child = self._child or self._start()
                 child.send({"fill": waiting})
                 while True:
-                    said = self._receive(child, ROW_SECONDS)
+                    said = self._receive(child, self._seconds_for(current))
                     if "doing" in said:
                         current = said["doing"]
                         doing(current, total - len(waiting), total)
                     elif "row" in said:
+                        self._seen.add(_kernel_of(said["row"]))
                         keep(said["row"])
                         waiting.remove(said["row"]["row_id"])
                         current = waiting[0] if waiting else current
@@ -113,7 +122,8 @@ class KernelRun:
                 if not out_of_time and not self._reported_crash:
                     reason = str(ended)
                     if ended.status == "timeout":
-                        reason = f"took longer than the {ROW_SECONDS:.0f} s a row may take"
+                        seconds = self._seconds_for(current)
+                        reason = f"took longer than the {seconds:.0f} s a row may take"
                     keep({**self.rows[current], "status": ended.status, "reason": reason})
                     waiting.remove(current)
                     if ended.status == "timeout":
@@ -129,7 +139,7 @@ class KernelRun:
         """What hung once would hang again: other rows of the same kernels are not tried."""
         for row_id in list(waiting):
             row = self.rows[row_id]
-            if all(row.get(name) == self.rows[hung].get(name) for name in SAME_KERNEL):
+            if _kernel_of(row) == _kernel_of(self.rows[hung]):
                 keep({**row, "status": "timeout", "reason": f"not tried: {hung} took too long"})
                 waiting.remove(row_id)
 
@@ -150,6 +160,11 @@ class KernelRun:
         said = child.receive()
         self._reported_crash = "row" in said and said["row"]["status"] == "crashed"
         return said
+
+    def _seconds_for(self, row_id: str) -> float:
+        """What this row may take."""
+        is_first = _kernel_of(self.rows[row_id]) not in self._seen
+        return FIRST_ROW_SECONDS if is_first else ROW_SECONDS
 
     def _time_left(self) -> float:
         return self.deadline - time.monotonic()

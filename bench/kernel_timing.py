@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+
+from bench.verification import relative_error
 
 SAMPLES = 15
 SAMPLE_MILLISECONDS = 1.5
@@ -18,8 +20,16 @@ MOST_SECONDS = 1.0
 
 FEWEST_SAMPLES = 6
 
-WARM_UP_SECONDS = 0.05
+WARM_UP_SECONDS = 0.2
 """Calls before the first sample: a GPU that was idle has yet to raise its clocks."""
+
+CALLS_AT_ONCE = 20
+"""Of the warm-up, before it waits: an idle GPU between calls would keep its clocks low."""
+
+
+MOST_ROUNDING = 5e-2
+"""By how much a replay may differ from the call, in any precision: the inputs are the same. What a
+graph forgets to do is off by far more."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,8 @@ def time_on_gpu(call: Callable[[], object], execution: str) -> Timing:
     run = _captured(call) if execution == "cuda_graph" else call
     until = time.monotonic() + WARM_UP_SECONDS
     while True:
-        run()
+        for _ in range(CALLS_AT_ONCE):
+            run()
         torch.cuda.synchronize()
         if time.monotonic() >= until:
             break
@@ -71,15 +82,47 @@ def _sample(run: Callable[[], object], calls: int) -> float:
     return float(start.elapsed_time(end))
 
 
+class ReplayDiffers(RuntimeError):
+    """A graph does not do what was captured in it."""
+
+
 def _captured(call: Callable[[], object]) -> Callable[[], object]:
-    """``call`` as a CUDA graph; buffers and autotuned choices are made before the capture."""
+    """``call`` as a CUDA graph; buffers and autotuned choices are made before the capture.
+
+    Raises ``ReplayDiffers`` where a replay gives other numbers than the call itself.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
-            call()
+            eager = call()
     torch.cuda.current_stream().wait_stream(stream)
+    eager = [tensor.clone() for tensor in tensors_in(eager)]
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
+    with torch.cuda.graph(graph, stream=stream):
+        made = call()
+    replayed = tensors_in(made)
+    for tensor in replayed:
+        tensor.detach().fill_(math.nan)  # what the graph does not write stays like that
+    graph.replay()
+    hold_to(eager, replayed)
     return graph.replay
+
+
+def tensors_in(made: object) -> list[torch.Tensor]:
+    """The tensors that a call returned, alone or in tuples and lists."""
+    if isinstance(made, torch.Tensor):
+        return [made]
+    if isinstance(made, (tuple, list)):
+        return [tensor for part in made for tensor in tensors_in(part)]
+    return []
+
+
+def hold_to(eager: Sequence[torch.Tensor], replayed: Sequence[torch.Tensor]) -> None:
+    """Raises ``ReplayDiffers`` unless both are the same numbers but for rounding."""
+    for number, (wanted, found) in enumerate(zip(eager, replayed, strict=True)):
+        error = relative_error(found, wanted)
+        if not error <= MOST_ROUNDING:
+            raise ReplayDiffers(
+                f"a replayed graph's result {number} is off by {error:.2g} from the eager call's"
+            )

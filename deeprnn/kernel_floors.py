@@ -96,7 +96,8 @@ def _traffic(
 
     def run() -> None:
         if not made:
-            made.append(torch.randn(shape, device=device, dtype=dtype))
+            rows = (floors.ROWS_IN_L2, *shape[1:])
+            made.append(torch.randn(rows, device=device, dtype=dtype))
             made.append(torch.empty(*shape[:2], H, device=device, dtype=dtype))
         floors.traffic(cell, made[0], made[1], precision, backward=backward)
 

@@ -176,7 +176,11 @@ class _GraphedSteps:
                 parameter.copy_(value)
         trainer.forget_gradients()
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # What a step takes is seen while it is captured: a replay allocates nothing, and what was
+        # compiled before took memory of its own. On the stream of the warm-up, because cuBLAS keeps
+        # a workspace for every stream that it has seen.
+        torch.cuda.reset_peak_memory_stats(device)
+        with torch.cuda.graph(self.graph, stream=stream):
             step()
 
     def start(self) -> None:

@@ -25,6 +25,11 @@ from kernels.step import on_device_of
 COUNTER_STRIDE = tl.constexpr(STRIDE)
 FLOORS = ("barrier", "launch", "traffic")
 
+ROWS_IN_L2 = 8
+"""Steps whose rows the traffic floor reads: a few MiB of them."""
+
+RING = tl.constexpr(ROWS_IN_L2)
+
 
 @triton.jit
 def launch_floor_kernel(counter_ptr):
@@ -41,29 +46,32 @@ def barrier_floor_kernel(counter_ptr, T):
         wait(counter_ptr, (t + 1) * slices)
 
 
-@triton.jit(do_not_specialize=["T"])
+@triton.jit(do_not_specialize=["T", "B"])
 def traffic_floor_kernel(
     exchanged_ptr, out_ptr, T, B,
     H: tl.constexpr, K: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """For each step: read rows of (T, B, K) past L1, write this slice of (T, B, H).
+    """For each step: read rows of (RING, B, K) past L1, write this slice of (T, B, H).
 
     What is written is the rows' sum, so that the compiler cannot drop the reads. Steps do not wait
-    for each other: this is what the bytes cost, without the latency of a chain.
+    for each other: this is what the bytes cost, without the latency of a chain. The rows that a
+    step reads were written just before it and are in L2: so a few steps' rows are read over and
+    over, because those of a long sequence would have to come from memory.
     """
     rows = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
     units = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
     inside = (rows[:, None] < B) & (units[None, :] < H)
     for t in range(T):
         step = tl.cast(t, tl.int64) * B
+        there = tl.cast(t, tl.int64) % RING * B
         total = tl.zeros((BLOCK_B,), dtype=tl.float32)
         for start in tl.static_range(0, K, BLOCK_K):
             k = start + tl.arange(0, BLOCK_K)
             at = rows[:, None] * K + k[None, :]
             mask = (rows[:, None] < B) & (k[None, :] < K)
             tile = tl.load(
-                exchanged_ptr + step * K + at, mask=mask, other=0.0, cache_modifier=".cg"
+                exchanged_ptr + there * K + at, mask=mask, other=0.0, cache_modifier=".cg"
             )
             total += tl.sum(tile.to(tl.float32), axis=1)
         whole = tl.broadcast_to(total[:, None], (BLOCK_B, BLOCK_H))
@@ -91,9 +99,9 @@ def launch(counter: torch.Tensor, T: int) -> None:
 
 def traffic(cell: str, exchanged: torch.Tensor, out: torch.Tensor, input_precision: str, *,
             backward: bool = False) -> None:  # fmt: skip
-    """Read (T, B, K) and write (T, B, H) as the sequence kernel's programs do, K being H or G·H.
+    """Read (ROWS_IN_L2, B, K) again and again and write (T, B, H), as the sequence kernel does.
 
-    Raises ValueError where that kernel's grid does not fit.
+    K is H, or backward G·H. Raises ValueError where that kernel's grid does not fit.
     """
     T, B, H = out.shape
     K = GATES[cell] * H if backward else H

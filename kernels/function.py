@@ -8,6 +8,7 @@ one product over all T·B rows after the loop, in torch, at the precision that
 `torch.backends.cuda.matmul` is set to.
 """
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -155,6 +156,7 @@ class _Layer(torch.autograd.Function):
             saved = gates_x.new_empty(T, B, SAVED[cell] * H)
         kernels.forward(cell, gates_x, weight_hh, bias_hh.contiguous(), hs, cs, saved, save=save,
                         input_precision=input_precision)  # fmt: skip
+        ctx.set_materialize_grads(False)  # training drops the final state: zeros would be copied
         if save:
             ctx.save_for_backward(weight_hh, hs, cs, saved)
             ctx.kernels, ctx.cell, ctx.input_precision = kernels, cell, input_precision
@@ -166,19 +168,18 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, grad_h: Tensor,
-                 grad_c: Tensor | None = None) -> tuple[Tensor | None, ...]:  # fmt: skip
+    def backward(ctx: Any, grad_y: Tensor | None,
+                 *grad_states: Tensor | None) -> tuple[Tensor | None, ...]:  # fmt: skip
         weight_hh, hs, cs, saved = ctx.saved_tensors
-        T, B, H = grad_y.shape
-        wide = weight_hh.shape[0]
+        slots, B, H = hs.shape
+        T, wide = slots - 1, weight_hh.shape[0]
+        if grad_y is None:
+            grad_y = hs.new_zeros(T, B, H)
         dgates_x = hs.new_empty(T, B, wide)
         # Only a GRU's reset gate makes the product's gradient differ from the input's.
         dgates_p = torch.empty_like(dgates_x) if ctx.cell == "gru" else dgates_x
-        kind = accumulator(hs.dtype)
-        dh = grad_h.to(kind, copy=True, memory_format=torch.contiguous_format)
-        dc = dh
-        if grad_c is not None:
-            dc = grad_c.to(kind, copy=True, memory_format=torch.contiguous_format)
+        dstates = own_gradients(grad_states, (B, H), hs)
+        dh, dc = dstates[0], dstates[-1]
         ctx.kernels.backward(
             ctx.cell, grad_y.contiguous(), weight_hh, hs, cs, saved, dgates_x, dgates_p, dh, dc,
             input_precision=ctx.input_precision,
@@ -190,7 +191,24 @@ class _Layer(torch.autograd.Function):
         if ctx.needs_input_grad[6]:
             dbias = rows.sum(0)  # torch sums bfloat16 in float32
         grads = (None, None, None, None, dgates_x, dweight, dbias, dh.to(hs.dtype))
-        return grads if grad_c is None else (*grads, dc.to(ctx.c_dtype))
+        return grads if ctx.c_dtype is None else (*grads, dc.to(ctx.c_dtype))
+
+
+def own_gradients(given: Sequence[Tensor | None], shape: tuple[int, ...],
+                  like: Tensor) -> Sequence[Tensor]:  # fmt: skip
+    """Gradients of the final states as buffers that a kernel may write to, zeros where none came.
+
+    Each of `shape`, on the device of `like`, in the type that sums of its type are kept in.
+    """
+    kind = accumulator(like.dtype)
+    if all(gradient is None for gradient in given):
+        return like.new_zeros((len(given), *shape), dtype=kind).unbind()  # one fill for all
+    return [
+        like.new_zeros(shape, dtype=kind)
+        if gradient is None
+        else gradient.to(kind, copy=True, memory_format=torch.contiguous_format)
+        for gradient in given
+    ]
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:

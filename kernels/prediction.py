@@ -56,18 +56,20 @@ def microseconds_a_step(tile: Tile, H: int, G: int, dtype: torch.dtype, input_pr
         arithmetic = instructions * TENSOR_CORE_CYCLES
     else:
         arithmetic = tile.block_b * columns * k / MULTIPLY_ADDS
-    # Programs look again and again: when the last row is there, a look is half over on average.
-    trips = 1 + WRITE_TRIPS + 0.5 if tile.marked else 1
+    look = L2_LATENCY + exchanged / L2_BYTES
+    # With marks programs look again and again, at all rows: when the last one is there, a look is
+    # half over on average.
+    before = WRITE_TRIPS * L2_LATENCY + look / 2 if tile.marked else 0.0
     parts = {
         "barrier": 0.0 if tile.marked else BARRIER,
-        "exchange": (trips * L2_LATENCY + exchanged / L2_BYTES) / CLOCK,
+        "exchange": (before + look) / CLOCK,
         "product": max(through_shared, arithmetic) / CLOCK,
         "rest": REST / CLOCK,
     }
     # The other layer is ahead: its rows are there. While they come and are multiplied, one's own
     # are on their way.
-    below = (L2_LATENCY + exchanged / L2_BYTES) / CLOCK + parts["product"]
-    on_the_way = parts["barrier"] + (trips - 1) * L2_LATENCY / CLOCK
+    below = look / CLOCK + parts["product"]
+    on_the_way = parts["barrier"] + before / CLOCK
     parts["below"] = max(0.0, below - on_the_way) if layers > 1 else 0.0
     return parts | {"step": sum(parts.values())}
 

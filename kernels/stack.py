@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kernels import tiling, wavefront
 from kernels.cells import GATES, SAVED
-from kernels.function import accumulator, check_layer
+from kernels.function import accumulator, check_layer, own_gradients
 
 State = Tensor | tuple[Tensor, Tensor]
 
@@ -77,6 +77,11 @@ def _of_layer(parameters: Sequence[Tensor], layer: int) -> Sequence[Tensor]:
     return parameters[4 * layer - 2 : 4 * layer + 2]
 
 
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """`torch.stack`, without a copy of one alone."""
+    return tensors[0].contiguous().unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
+
+
 class _Stack(torch.autograd.Function):
     """Allocates buffers, drives the two launches, sums over time."""
 
@@ -91,8 +96,8 @@ class _Stack(torch.autograd.Function):
         weight_hh = torch.stack([parameters[0], *parameters[3::4]])
         bias_hh = torch.stack([parameters[1], *parameters[5::4]])
         # One layer has no weight_ih here; the kernel then reads something and multiplies zeros.
-        weight_ih = torch.stack(parameters[2::4]) if L > 1 else weight_hh
-        bias_ih = torch.stack(parameters[4::4]) if L > 1 else bias_hh
+        weight_ih = stacked(parameters[2::4]) if L > 1 else weight_hh
+        bias_ih = stacked(parameters[4::4]) if L > 1 else bias_hh
         hs = gates_x.new_empty(L, T + 1, B, H)
         hs[:, 0].copy_(states[0])
         cs = saved = hs  # a pointer for every argument, touched or not
@@ -103,6 +108,7 @@ class _Stack(torch.autograd.Function):
             saved = gates_x.new_empty(L, T, B, SAVED[cell] * H)
         wavefront.forward(cell, gates_x, weight_ih, weight_hh, bias_ih, bias_hh, hs, cs, saved,
                           save=save, input_precision=input_precision, marked=marked)  # fmt: skip
+        ctx.set_materialize_grads(False)
         if save:
             ctx.save_for_backward(weight_ih, weight_hh, hs, cs, saved)
             ctx.cell, ctx.input_precision, ctx.marked = cell, input_precision, marked
@@ -113,17 +119,18 @@ class _Stack(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, *grad_states: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad_y: Tensor | None, *grad_states: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         weight_ih, weight_hh, hs, cs, saved = ctx.saved_tensors
-        T, B, H = grad_y.shape
-        L, wide = weight_hh.shape[:2]
+        L, slots, B, H = hs.shape
+        T, wide = slots - 1, weight_hh.shape[1]
+        if grad_y is None:
+            grad_y = hs.new_zeros(T, B, H)
         dgates_x = hs.new_empty(L, T, B, wide)
         # Only a GRU's reset gate makes the product's gradient differ from the input's.
         dgates_p = torch.empty_like(dgates_x) if ctx.cell == "gru" else dgates_x
-        kind = accumulator(hs.dtype)
-        dstates = [
-            grad.to(kind, copy=True, memory_format=torch.contiguous_format) for grad in grad_states
-        ]
+        dstates = own_gradients(grad_states, (L, B, H), hs)
         wavefront.backward(
             ctx.cell, grad_y.contiguous(), weight_ih, weight_hh, hs, cs, saved, dgates_x, dgates_p,
             dstates[0], dstates[-1], input_precision=ctx.input_precision, marked=ctx.marked,

@@ -84,7 +84,7 @@ def gate_weights(
     return w.to(COMPUTE) if UPCAST else w
 
 
-@triton.jit(do_not_specialize=["t"])
+@triton.jit(do_not_specialize=["t", "B"])
 def step_forward_kernel(
     gates_x_ptr, weight_ptr, bias_ptr, hs_ptr, cs_ptr, saved_ptr, t, B,
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr, SAVE: tl.constexpr,
@@ -147,7 +147,7 @@ def step_forward_kernel(
         store_gates(saved_ptr + step * (S * H), rows, units, inside, s0, s1, s2, s3, S, H)
 
 
-@triton.jit(do_not_specialize=["t"])
+@triton.jit(do_not_specialize=["t", "B"])
 def step_backward_kernel(
     grad_y_ptr, weight_ptr, hs_ptr, cs_ptr, saved_ptr, dgates_x_ptr, dgates_p_ptr,
     dh_ptr, dc_ptr, t, B,

@@ -53,7 +53,7 @@ from kernels.step import on_device_of
 COUNTER_STRIDE = tl.constexpr(STRIDE)
 
 
-@triton.jit(do_not_specialize=["T"])
+@triton.jit(do_not_specialize=["T", "B"])
 def wavefront_forward_kernel(
     gates_x_ptr, weight_ih_ptr, weight_ptr, bias_ih_ptr, bias_ptr, hs_ptr, cs_ptr, saved_ptr,
     counter_ptr, T, B,
@@ -142,7 +142,7 @@ def wavefront_forward_kernel(
             store_gates(saved_ptr + step * (S * H), rows, units, inside, s0, s1, s2, s3, S, H)
 
 
-@triton.jit(do_not_specialize=["T"])
+@triton.jit(do_not_specialize=["T", "B"])
 def wavefront_backward_kernel(
     grad_y_ptr, weight_ih_ptr, weight_ptr, hs_ptr, cs_ptr, saved_ptr, dgates_x_ptr, dgates_p_ptr,
     dh_ptr, dc_ptr, counter_ptr, T, B,

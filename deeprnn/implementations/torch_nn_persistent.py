@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deeprnn.cells import GATES, State
-from deeprnn.cudnn_algorithm import MULTIPLE, Gpu, algorithms, why_not_persistent
+from deeprnn.cudnn_algorithm import MULTIPLE, PERSISTENT, Gpu, algorithms, why_not_persistent
 from deeprnn.implementations.torch_nn import MODULES, cudnn_version
 from deeprnn.stack import DeepRNN, graph_node_names
 from deeprnn.support import Request, Support, device_present
@@ -58,6 +58,10 @@ def persistent_algorithm(request: Request) -> str | None:
         )
         if reason is not None:
             return f"cuDNN's persistent algorithm: {reason}"
+        sizes = (request.cell, width, H, 1, request.batch_size, request.num_steps)
+        chosen = algorithms(*sizes, torch.float16, gpu)
+        if chosen != f"{PERSISTENT} algorithm":
+            return f"PyTorch takes another algorithm at H {H}: {chosen}"
     return None
 
 

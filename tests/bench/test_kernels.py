@@ -1,5 +1,6 @@
 """The tuning table without a GPU: its rows, what a failing one costs, its page, wrong use."""
 
+import math
 import os
 import re
 import subprocess
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 from bench import kernel_page, kernel_runner, kernel_timing, kernel_worker, kernels_command
 from bench.kernel_runner import KernelRun, PlanFailed
 from bench.kernel_table import DEFAULT_SPECS, KERNELS, Spec, specs
-from bench.kernel_timing import Timing, time_on_gpu
+from bench.kernel_timing import ReplayDiffers, Timing, hold_to, tensors_in, time_on_gpu
 from bench.kernel_worker import Bench, Row, rows_of
 from bench.kernels_command import kernels
 from bench.results import ResultsError
@@ -196,6 +197,7 @@ def children():
 
 def test_a_row_that_hangs_or_dies_costs_itself_alone(misbehaving, monkeypatch):
     monkeypatch.setattr(kernel_runner, "ROW_SECONDS", 1.0)
+    monkeypatch.setattr(kernel_runner, "FIRST_ROW_SECONDS", 1.0)
     before = len(children())
     run = misbehaving(60)
     run.plan()
@@ -345,6 +347,7 @@ def test_a_whole_run_leaves_table_and_page(command, tmp_path, monkeypatch, misbe
     """The command around a child that misbehaves: everything is stored, and the code says so."""
     monkeypatch.setattr("bench.kernels_command.cuda_is_present", lambda: True)
     monkeypatch.setattr(kernel_runner, "ROW_SECONDS", 1.0)
+    monkeypatch.setattr(kernel_runner, "FIRST_ROW_SECONDS", 1.0)
     monkeypatch.setattr(kernel_runner, "MODULE", "misbehaving_child")
     done = command("--max-minutes", "1", "-o", str(tmp_path / "out"))
     assert done.exit_code == 1, done.output
@@ -353,3 +356,28 @@ def test_a_whole_run_leaves_table_and_page(command, tmp_path, monkeypatch, misbe
     assert list(table["status"]).count("ok") == 2
     assert set(table["device"]) == {"d"}
     assert "took longer than" in (tmp_path / "out" / "kernels.md").read_text("utf-8")
+
+
+def test_the_first_row_of_a_kernel_may_take_longer(tmp_path):
+    """It is compiled and checked then; once one of its rows is there, the others have less."""
+    run = KernelRun([TINY], "cpu", 1, time.monotonic() + 60, tmp_path / "log")
+    row = dict.fromkeys(kernel_runner.SAME_KERNEL, "x")
+    run.rows = {"a": row, "b": {**row, "mode": "backward"}, "c": {**row, "kernel": "another"}}
+    assert run._seconds_for("b") == kernel_runner.FIRST_ROW_SECONDS
+    run._seen.add(kernel_runner._kernel_of(row))
+    assert run._seconds_for("b") == kernel_runner.ROW_SECONDS
+    assert run._seconds_for("c") == kernel_runner.FIRST_ROW_SECONDS
+    run.close()
+
+
+def test_what_a_graph_leaves_out_is_found():
+    y, gradients = torch.randn(3, 2), (torch.randn(2), torch.randn(4))
+    eager = tensors_in((y, gradients))
+    assert [tensor.shape for tensor in eager] == [(3, 2), (2,), (4,)]
+    assert tensors_in(None) == []
+    hold_to(eager, [tensor * (1 + 1e-3) for tensor in eager])
+    unwritten = [y, gradients[0], torch.full((4,), math.nan)]
+    with pytest.raises(ReplayDiffers, match="result 2 is off by nan"):
+        hold_to(eager, unwritten)
+    with pytest.raises(ReplayDiffers, match="result 0 is off by 1"):
+        hold_to(eager, [torch.zeros_like(y), *gradients])

@@ -340,4 +340,7 @@ def test_compute_sanitizer_finds_nothing(tool):
         # Each tensor an allocation of its own: an access behind its end is seen.
         env={**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    said = done.stdout[-3000:] + done.stderr[-1000:]
+    if "Device not supported" in said:
+        pytest.skip("compute-sanitizer does not support this device or this virtual machine")
+    assert done.returncode == 0, said

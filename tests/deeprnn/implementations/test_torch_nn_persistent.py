@@ -132,7 +132,9 @@ HALF = Request(cell="lstm", device="cuda", dtype="float16", num_layers=2)
         ({}, None),
         ({"hidden_size": 250, "input_size": 3}, None),
         ({"execution": "cuda_graph"}, None),
-        ({"cell": "rnn_tanh", "recurrent": (True, False)}, None),
+        ({"cell": "rnn_tanh", "hidden_size": 512, "recurrent": (True, False)}, None),
+        ({"cell": "rnn_tanh"}, "PyTorch takes another algorithm at H 256: persistent for small H"),
+        ({"hidden_size": 100, "input_size": 3}, "another algorithm at H 128"),
     ],
 )
 def test_what_is_refused_and_why(changes, said, monkeypatch):
