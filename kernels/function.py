@@ -144,27 +144,24 @@ class _Layer(torch.autograd.Function):
         T, B = gates_x.shape[:2]
         H = weight_hh.shape[1]
         gates_x, weight_hh = gates_x.contiguous(), weight_hh.contiguous()
-        hs = gates_x.new_empty(T + 1, B, H)
-        hs[0].copy_(h)
+        first = [state.contiguous() for state in (h, c) if state is not None]
+        last = [torch.empty_like(state) for state in first]  # outlives the sequence, alone
+        hs = gates_x.new_empty(T + 1, B, H)  # slot 0 is the initial state
         # Kernels need a pointer for every argument; a cell without c or saved values gets hs,
         # which it never touches.
         cs = saved = hs
         if c is not None:
             cs = gates_x.new_empty(T + 1, B, H, dtype=accumulator(gates_x.dtype))
-            cs[0].copy_(c)
         if save and SAVED[cell]:
             saved = gates_x.new_empty(T, B, SAVED[cell] * H)
-        kernels.forward(cell, gates_x, weight_hh, bias_hh.contiguous(), hs, cs, saved, save=save,
-                        input_precision=input_precision)  # fmt: skip
+        kernels.forward(cell, gates_x, weight_hh, bias_hh.contiguous(), first, last, hs, cs, saved,
+                        save=save, input_precision=input_precision)  # fmt: skip
         ctx.set_materialize_grads(False)  # training drops the final state: zeros would be copied
         if save:
             ctx.save_for_backward(weight_hh, hs, cs, saved)
             ctx.kernels, ctx.cell, ctx.input_precision = kernels, cell, input_precision
             ctx.c_dtype = None if c is None else c.dtype
-        # The final state is a copy: it outlives the sequence without keeping all of it alive.
-        if c is None:
-            return hs[1:], hs[T].clone()
-        return hs[1:], hs[T].clone(), cs[T].to(c.dtype, copy=True)
+        return hs[1:], *last
 
     @staticmethod
     @torch.autograd.function.once_differentiable

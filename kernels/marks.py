@@ -22,8 +22,9 @@ The PTX memory model promises nothing for accesses of different sizes; GPUs read
 sectors of 32 bytes.
 
 The idea is that of NCCL's LL protocol, where a flag travels with every four bytes; here the data is
-its own flag, as with the Lamport timestamps of Zhu et al., "Sparse persistent RNNs" (ICLR 2018), and in the memory of a dataflow machine (Arvind, Nikhil and Pingali, "I-structures:
-data structures for parallel computing", ACM TOPLAS 11(4), 1989).
+its own flag, as with the Lamport timestamps of Zhu et al., "Sparse persistent RNNs" (ICLR 2018),
+and in the memory of a dataflow machine (Arvind, Nikhil and Pingali, "I-structures: data structures
+for parallel computing", ACM TOPLAS 11(4), 1989).
 
 In the interpreter programs run one after another and what one reads it has written itself: there
 reads and writes are plain ones.

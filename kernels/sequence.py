@@ -20,6 +20,7 @@ bit every time. Buffers are those of `kernels/step.py`.
 # A device function's arguments are Triton values, for which there are no Python types.
 # mypy: disable-error-code="no-untyped-def,assignment"
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,7 +47,8 @@ COUNTER_STRIDE = tl.constexpr(STRIDE)
 
 @triton.jit(do_not_specialize=["T", "B"])
 def sequence_forward_kernel(
-    gates_x_ptr, weight_ptr, bias_ptr, hs_ptr, cs_ptr, saved_ptr, counter_ptr, T, B,
+    gates_x_ptr, weight_ptr, bias_ptr, first_h_ptr, first_c_ptr, last_h_ptr, last_c_ptr,
+    hs_ptr, cs_ptr, saved_ptr, counter_ptr, T, B,
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr, SAVE: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
@@ -67,10 +69,12 @@ def sequence_forward_kernel(
         4 if MARKED and PTX and not STAGED else 1,
     )  # fmt: skip
     b0, b1, b2, b3 = load_biases(bias_ptr, units, G, H, COMPUTE)
-    h = load_tile(hs_ptr, rows, units, H, inside, COMPUTE)
+    h = load_tile(first_h_ptr, rows, units, H, inside, COMPUTE)
+    store_tile(hs_ptr, rows, units, H, inside, h)  # slot 0 is for the backward pass
     c = h
     if CELL == "lstm":
-        c = load_tile(cs_ptr, rows, units, H, inside, COMPUTE)
+        c = load_tile(first_c_ptr, rows, units, H, inside, COMPUTE)
+        store_tile(cs_ptr, rows, units, H, inside, c)
 
     for t in range(T):
         step = tl.cast(t, tl.int64) * B
@@ -81,8 +85,8 @@ def sequence_forward_kernel(
         if not MARKED:
             wait(counter_ptr, t * slices)
         product = product_with_exchanged(
-            hs_ptr + step * H, w, group, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, SHARES,
-            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED, MARKED, t > 0,
+            tl.where(t == 0, first_h_ptr, hs_ptr + step * H), w, group, B, H, BLOCK_B, BLOCK_H * P,
+            BLOCK_K, SHARES, PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED, MARKED, t > 0,
         )  # fmt: skip
         p0, p1, p2, p3 = apart(product, P, BLOCK_B, BLOCK_H)
         h, c, s0, s1, s2, s3 = cell_forward(
@@ -98,6 +102,10 @@ def sequence_forward_kernel(
             store_tile(cs_ptr + (step + B) * H, rows, units, H, inside, c)
         if SAVE and S == 4:
             store_gates(saved_ptr + step * (S * H), rows, units, inside, s0, s1, s2, s3, S, H)
+
+    store_tile(last_h_ptr, rows, units, H, inside, h)
+    if CELL == "lstm":
+        store_tile(last_c_ptr, rows, units, H, inside, c)
 
 
 @triton.jit(do_not_specialize=["T", "B"])
@@ -187,9 +195,10 @@ def counters(B: int, tile: tiling.Tile, device: torch.device) -> torch.Tensor:
 
 
 def forward(cell: str, gates_x: torch.Tensor, weight_hh: torch.Tensor, bias_hh: torch.Tensor,
-            hs: torch.Tensor, cs: torch.Tensor, saved: torch.Tensor, *, save: bool,
-            input_precision: str, marked: bool = False) -> None:  # fmt: skip
-    """Fill hs[1:], cs[1:] and, if `save`, saved in one launch. Slot 0 of hs and cs is given.
+            first: Sequence[torch.Tensor], last: Sequence[torch.Tensor], hs: torch.Tensor,
+            cs: torch.Tensor, saved: torch.Tensor, *, save: bool, input_precision: str,
+            marked: bool = False) -> None:  # fmt: skip
+    """Fill hs, cs, the `last` state and, if `save`, saved in one launch, from the `first` state.
 
     With `marked` rows, which are marked here, instead of a barrier between steps.
     """
@@ -203,8 +212,8 @@ def forward(cell: str, gates_x: torch.Tensor, weight_hh: torch.Tensor, bias_hh: 
         else:
             counter = counters(B, tile, gates_x.device)
         sequence_forward_kernel[grid(B, H, tile)](
-            gates_x, weight_hh, bias_hh, hs, cs, saved, counter, T, B,
-            SAVE=save, MARKED=marked,
+            gates_x, weight_hh, bias_hh, first[0], first[-1], last[0], last[-1], hs, cs, saved,
+            counter, T, B, SAVE=save, MARKED=marked,
             **launch_options(cell, H, gates_x.dtype, tile, input_precision),
         )  # fmt: skip
 

@@ -98,24 +98,24 @@ class _Stack(torch.autograd.Function):
         # One layer has no weight_ih here; the kernel then reads something and multiplies zeros.
         weight_ih = stacked(parameters[2::4]) if L > 1 else weight_hh
         bias_ih = stacked(parameters[4::4]) if L > 1 else bias_hh
-        hs = gates_x.new_empty(L, T + 1, B, H)
-        hs[:, 0].copy_(states[0])
+        first = [state.contiguous() for state in states]
+        last = [torch.empty_like(state) for state in first]
+        hs = gates_x.new_empty(L, T + 1, B, H)  # slot 0 is the initial state
         cs = saved = hs  # a pointer for every argument, touched or not
         if cell == "lstm":
             cs = gates_x.new_empty(L, T + 1, B, H, dtype=accumulator(gates_x.dtype))
-            cs[:, 0].copy_(states[1])
         if save and SAVED[cell]:
             saved = gates_x.new_empty(L, T, B, SAVED[cell] * H)
-        wavefront.forward(cell, gates_x, weight_ih, weight_hh, bias_ih, bias_hh, hs, cs, saved,
-                          save=save, input_precision=input_precision, marked=marked)  # fmt: skip
+        wavefront.forward(
+            cell, gates_x, weight_ih, weight_hh, bias_ih, bias_hh, first, last, hs, cs, saved,
+            save=save, input_precision=input_precision, marked=marked,
+        )  # fmt: skip
         ctx.set_materialize_grads(False)
         if save:
             ctx.save_for_backward(weight_ih, weight_hh, hs, cs, saved)
             ctx.cell, ctx.input_precision, ctx.marked = cell, input_precision, marked
             ctx.state_dtypes = [state.dtype for state in states]
-        final = [buffer[:, T].to(state.dtype, copy=True)
-                 for buffer, state in zip((hs, cs), states, strict=False)]  # fmt: skip
-        return hs[-1, 1:], *final
+        return hs[-1, 1:], *last
 
     @staticmethod
     @torch.autograd.function.once_differentiable

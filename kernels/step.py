@@ -20,6 +20,7 @@ Buffers, all contiguous, time first:
 # mypy: disable-error-code="no-untyped-def"
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -229,9 +230,12 @@ def compile_options(cell: str, H: int, dtype: torch.dtype, tile: tiling.Tile,
 
 
 def forward(cell: str, gates_x: torch.Tensor, weight_hh: torch.Tensor, bias_hh: torch.Tensor,
-            hs: torch.Tensor, cs: torch.Tensor, saved: torch.Tensor, *, save: bool,
+            first: Sequence[torch.Tensor], last: Sequence[torch.Tensor], hs: torch.Tensor,
+            cs: torch.Tensor, saved: torch.Tensor, *, save: bool,
             input_precision: str) -> None:  # fmt: skip
-    """Fill hs[1:], cs[1:] and, if `save`, saved, T launches. Slot 0 of hs and cs is given."""
+    """Fill hs, cs, the `last` state and, if `save`, saved, T launches, from the `first` state."""
+    for slots, state in zip((hs, cs), first, strict=False):
+        slots[0].copy_(state)
     T, B = gates_x.shape[:2]
     H = weight_hh.shape[1]
     tile = tiling.step_tile(B, H, GATES[cell], gates_x.dtype, input_precision)
@@ -244,6 +248,8 @@ def forward(cell: str, gates_x: torch.Tensor, weight_hh: torch.Tensor, bias_hh: 
             step_forward_kernel[grid](
                 gates_x, weight_hh, bias_hh, hs, cs, saved, t, B, SAVE=save, **options
             )
+    for slots, state in zip((hs, cs), last, strict=False):
+        state.copy_(slots[T])
 
 
 def backward(cell: str, grad_y: torch.Tensor, weight_hh: torch.Tensor, hs: torch.Tensor,

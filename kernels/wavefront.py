@@ -30,6 +30,8 @@ Buffers are those of `kernels/step.py`, with the layer in front; gates_x belongs
 # A device function's arguments are Triton values, for which there are no Python types.
 # mypy: disable-error-code="no-untyped-def,assignment"
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -55,8 +57,8 @@ COUNTER_STRIDE = tl.constexpr(STRIDE)
 
 @triton.jit(do_not_specialize=["T", "B"])
 def wavefront_forward_kernel(
-    gates_x_ptr, weight_ih_ptr, weight_ptr, bias_ih_ptr, bias_ptr, hs_ptr, cs_ptr, saved_ptr,
-    counter_ptr, T, B,
+    gates_x_ptr, weight_ih_ptr, weight_ptr, bias_ih_ptr, bias_ptr, first_h_ptr, first_c_ptr,
+    last_h_ptr, last_c_ptr, hs_ptr, cs_ptr, saved_ptr, counter_ptr, T, B,
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr, SAVE: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
@@ -85,6 +87,10 @@ def wavefront_forward_kernel(
     hs_ptr += layer * one_layer
     cs_ptr += layer * one_layer
     saved_ptr += layer * (tl.cast(T, tl.int64) * B * S * H)
+    first_h_ptr += layer * B * H
+    first_c_ptr += layer * B * H
+    last_h_ptr += layer * B * H
+    last_c_ptr += layer * B * H
 
     P: tl.constexpr = 1 if G == 1 else 4
     WORDS: tl.constexpr = 4 if MARKED and PTX and not STAGED else 1
@@ -102,10 +108,12 @@ def wavefront_forward_kernel(
     i1 = tl.where(is_first, 0.0, i1)
     i2 = tl.where(is_first, 0.0, i2)
     i3 = tl.where(is_first, 0.0, i3)
-    h = load_tile(hs_ptr, rows, units, H, inside, COMPUTE)
+    h = load_tile(first_h_ptr, rows, units, H, inside, COMPUTE)
+    store_tile(hs_ptr, rows, units, H, inside, h)  # slot 0 is for the backward pass
     c = h
     if CELL == "lstm":
-        c = load_tile(cs_ptr, rows, units, H, inside, COMPUTE)
+        c = load_tile(first_c_ptr, rows, units, H, inside, COMPUTE)
+        store_tile(cs_ptr, rows, units, H, inside, c)
 
     seen = 0  # arrivals of the layer below
     for t in range(T):
@@ -123,8 +131,8 @@ def wavefront_forward_kernel(
         if not MARKED:
             wait(counters + layer * COUNTER_STRIDE, t * slices)
         product = product_with_exchanged(
-            hs_ptr + step * H, w, group, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, SHARES,
-            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED, MARKED, t > 0,
+            tl.where(t == 0, first_h_ptr, hs_ptr + step * H), w, group, B, H, BLOCK_B, BLOCK_H * P,
+            BLOCK_K, SHARES, PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED, MARKED, t > 0,
         )  # fmt: skip
         p0, p1, p2, p3 = apart(product, P, BLOCK_B, BLOCK_H)
         h, c, s0, s1, s2, s3 = cell_forward(
@@ -140,6 +148,10 @@ def wavefront_forward_kernel(
             store_tile(cs_ptr + (step + B) * H, rows, units, H, inside, c)
         if SAVE and S == 4:
             store_gates(saved_ptr + step * (S * H), rows, units, inside, s0, s1, s2, s3, S, H)
+
+    store_tile(last_h_ptr, rows, units, H, inside, h)
+    if CELL == "lstm":
+        store_tile(last_c_ptr, rows, units, H, inside, c)
 
 
 @triton.jit(do_not_specialize=["T", "B"])
@@ -274,13 +286,17 @@ def grid(B: int, H: int, L: int, tile: tiling.Tile) -> tuple[int, int, int]:
 
 
 def forward(cell: str, gates_x: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
-            bias_ih: torch.Tensor, bias_hh: torch.Tensor, hs: torch.Tensor, cs: torch.Tensor,
+            bias_ih: torch.Tensor, bias_hh: torch.Tensor, first: Sequence[torch.Tensor],
+            last: Sequence[torch.Tensor], hs: torch.Tensor, cs: torch.Tensor,
             saved: torch.Tensor, *, save: bool, input_precision: str,
             marked: bool) -> None:  # fmt: skip
-    """Fill hs[:, 1:], cs[:, 1:] and, if `save`, saved in one launch; `marked` rows or counters.
+    """Fill hs, cs, the `last` state and, if `save`, saved in one launch, from the `first` state.
+
+    With `marked` rows, or counters.
 
     weight_ih (L−1, G·H, H) and bias_ih (L−1, G·H) are those of the second layer on; weight_hh
-    (L, G·H, H), bias_hh (L, G·H); hs, cs (L, T+1, B, H), slot 0 given; saved (L, T, B, S·H).
+    (L, G·H, H), bias_hh (L, G·H); hs, cs (L, T+1, B, H), the first state in slot 0; saved
+    (L, T, B, S·H).
     """
     T, B = gates_x.shape[:2]
     L, _, H = weight_hh.shape
@@ -292,8 +308,8 @@ def forward(cell: str, gates_x: torch.Tensor, weight_ih: torch.Tensor, weight_hh
         else:
             counter = counters(B, L, tile, gates_x.device)
         wavefront_forward_kernel[grid(B, H, L, tile)](
-            gates_x, weight_ih, weight_hh, bias_ih, bias_hh, hs, cs, saved, counter, T, B,
-            SAVE=save, MARKED=marked,
+            gates_x, weight_ih, weight_hh, bias_ih, bias_hh, first[0], first[-1], last[0], last[-1],
+            hs, cs, saved, counter, T, B, SAVE=save, MARKED=marked,
             **launch_options(cell, H, gates_x.dtype, tile, input_precision),
         )  # fmt: skip
 

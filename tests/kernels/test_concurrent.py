@@ -167,7 +167,7 @@ IN_THE_SEQUENCE = {
         [("wait(counter_ptr, t * slices)", "wait(counter_ptr, t * slices + 1)")], Hang,
     ),
     "one-address-for-h": (
-        [("hs_ptr + step * H, w", "hs_ptr, w"), ("hs_ptr + (step + B) * H", "hs_ptr")], Race,
+        [("hs_ptr + step * H)", "hs_ptr)"), ("hs_ptr + (step + B) * H", "hs_ptr")], Race,
     ),
     "slices-that-overlap": (
         [("units = slice * BLOCK_H", "units = slice * (BLOCK_H - 1)")], Race,
@@ -218,9 +218,8 @@ ABOVE = "tl.where(is_last | is_over, 0, (past + 1) * slices)"
 OWN_BACKWARD = "        wait(counters + layer * COUNTER_STRIDE, past * slices)\n"
 ARRIVAL = "        arrive(counters + layer * COUNTER_STRIDE)\n"
 GRU_WRITE = (
-    '        if CELL == "gru":  # before the arrival: the layer below reads these\n'
-    "            store_gates(dgates_x_ptr + step * (G * H), rows, units, now, d0, d1, d2, d3, "
-    "G, H)\n"
+    '            if CELL == "gru":\n'
+    "                store_gates(dgates_x_ptr + mine, rows, units, now, d0, d1, d2, d3, G, H)\n"
 )
 
 IN_THE_WAVEFRONT = {
@@ -245,7 +244,9 @@ IN_THE_WAVEFRONT = {
         [(BELOW, BELOW.replace("is_first", "False")),
          (BELOW_WAIT, BELOW_WAIT.replace("below", "(1 - layer)"))], Hang,
     ),
-    "written-after-the-arrival": ([(GRU_WRITE + ARRIVAL, ARRIVAL + GRU_WRITE)], Race),
+    "written-after-the-arrival": (
+        [(f"{GRU_WRITE}    {ARRIVAL}", f"    {ARRIVAL}{GRU_WRITE}")], Race,
+    ),
 }  # fmt: skip
 
 
