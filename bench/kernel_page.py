@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -28,7 +29,15 @@ HEAD = """# Kernels: microseconds a step
 The time of a whole part over T: median, and in brackets the 95 % interval of the median. "Forward"
 is the forward pass as training runs it. A row was compared with `torch.nn` in float64 before it was
 timed (over at most 64 steps), and its largest relative error is shown. Predictions are for an H100
-or H200, and for `recurrence` alone. The L2 cache is not cleared between calls.
+or H200, and for `recurrence` alone, without launch and copies. The L2 cache is not cleared between
+calls.
+"""
+
+STEPS_HEAD = """## A step alone
+
+What more steps add, over how many they are: (t(long) − t(short)) / (T long − T short), of layers
+that differ in T alone. It leaves out what a call costs once, the launch, the weights' way onto the
+chip and copies, and is what a prediction speaks of. In brackets the widest that both intervals allow.
 """
 
 
@@ -53,6 +62,7 @@ def render(table: pd.DataFrame) -> str:
         lines += [f"## {cell}, {L} × {H}, B {B}, T {T}, {kind}", ""]
         for part, title in PARTS.items():
             lines += _part(title, layer[layer["part"] == part])
+    lines += _steps_alone(table[table["status"] == "ok"])
     lines += _missing(table[table["status"] != "ok"])
     return "\n".join(lines).rstrip() + "\n"
 
@@ -87,6 +97,42 @@ def _part(title: str, rows: pd.DataFrame) -> list[str]:
             cells.append(f"{group['gradient_error'].max():.1e}")
         lines.append(_line(cells))
     return [*lines, ""]
+
+
+def _steps_alone(timed: pd.DataFrame) -> list[str]:
+    """What a step costs beyond what a call costs: from the shortest and the longest of a layer."""
+    key = [
+        *("part", "kernel", "cell", "num_layers", "hidden_size", "batch_size", "dtype"),
+        *("matmul_precision", "execution", "mode"),
+    ]
+    lines = []
+    for values, rows in timed.groupby(key, sort=False):
+        by_steps = rows.sort_values("num_steps").to_dict("records")
+        short, long = by_steps[0], by_steps[-1]
+        if short["num_steps"] == long["num_steps"]:
+            continue
+        part, kernel, cell, L, H, B, dtype, precision, execution, mode = map(str, values)
+        kind = "TF32" if precision == "tf32" else dtype
+        figure, low, high = (
+            _added(short, early, long, late)
+            for early, late in (("", ""), ("_high", "_low"), ("_low", "_high"))
+        )
+        cells = [part, kernel, f"{cell}, {L} × {H}, B {B}, {kind}", execution]
+        cells += [mode.replace("_", " + "), f"{short['num_steps']}, {long['num_steps']}"]
+        lines.append(_line([*cells, f"{figure:.3g} ({low:.3g}–{high:.3g})"]))
+    if not lines:
+        return []
+    head = ["part", "kernel", "layers", "execution", "mode", "T", "µs a step"]
+    return [STEPS_HEAD, _line(head), "|---" * len(head) + "|", *lines, ""]
+
+
+def _added(short: dict[Any, Any], early: str, long: dict[Any, Any], late: str) -> float:
+    """Microseconds that each further step takes, by these ends of the two intervals."""
+    total = [
+        row["num_steps"] * row[f"microseconds_per_step{end}"]
+        for row, end in ((short, early), (long, late))
+    ]
+    return float((total[1] - total[0]) / (long["num_steps"] - short["num_steps"]))
 
 
 def _missing(rows: pd.DataFrame) -> list[str]:

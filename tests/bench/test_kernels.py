@@ -292,6 +292,31 @@ def test_the_page_is_made_from_the_stored_table(tmp_path):
     assert "- oom: out of | memory: `lstm-L2-H256-B32-T35-tf32/stack/torch_nn" in page
 
 
+def test_what_more_steps_add_is_a_step_without_the_launch(tmp_path):
+    """A call of 10 µs and 2 µs a step: 2.29 µs over 35, 2.07 over 140, and 2 for a step alone."""
+    rows = []
+    for T in (35, 140):
+        spent = (10 + 2 * T) / T
+        row = Row(Spec("lstm", 2, 256, 32, T, "tf32"), "stack", "k", "cuda_graph", "forward")
+        rows.append(
+            {
+                **row.columns(),
+                "status": "ok",
+                "microseconds_per_step": spent,
+                "microseconds_per_step_low": spent - 0.01,
+                "microseconds_per_step_high": spent + 0.01,
+            }
+        )
+    KERNELS.append(tmp_path, rows)
+    page = kernel_page.write(tmp_path).read_text("utf-8")
+    assert (
+        "| stack | k | lstm, 2 × 256, B 32, TF32 | cuda_graph | forward | 35, 140 | 2 (1.98" in page
+    )
+    KERNELS.path(tmp_path).unlink()
+    KERNELS.append(tmp_path, rows[:1])
+    assert "A step alone" not in kernel_page.write(tmp_path).read_text("utf-8")
+
+
 # The command
 
 
