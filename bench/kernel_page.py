@@ -37,7 +37,8 @@ STEPS_HEAD = """## A step alone
 
 What more steps add, over how many they are: (t(long) − t(short)) / (T long − T short), of layers
 that differ in T alone. It leaves out what a call costs once, the launch, the weights' way onto the
-chip and copies, and is what a prediction speaks of. In brackets the widest that both intervals allow.
+chip and copies, and is what a prediction speaks of. In brackets the widest that the two intervals
+allow.
 """
 
 
