@@ -208,12 +208,17 @@ def _marked(report: Report) -> Problem:
     rounds = rounds[~rounds["warm_up"].fillna(False)]
     marked = rounds[rounds["mark"] != ""]
     items = []
-    for mark, group in marked.groupby("mark"):
-        cases = group["case_id"].value_counts().sort_index()
-        names = ", ".join(f"`{name}` {count}" for name, count in cases.items())
-        items.append(f"{mark}: {names}")
+    for workload in report.workloads:
+        ids = [case.case_id for case in workload.ranked]
+        for mark, group in marked[marked["case_id"].isin(ids)].groupby("mark"):
+            by_case = [int((group["case_id"] == case_id).sum()) for case_id in ids]
+            total = int(rounds["case_id"].isin(ids).sum())
+            spread = f", {min(by_case)} to {max(by_case)} a case" if len(by_case) > 1 else ""
+            items.append(f"{mark}, {workload.title}: {len(group):,} of {total:,}{spread}")
+    share = 100 * len(marked) / max(1, len(rounds))
     return Problem(
-        f"{len(marked)} of {len(rounds)} rounds of ranked cases are marked as suspect; they count",
+        f"{len(marked):,} of {len(rounds):,} rounds of ranked cases ({share:.2g} %) are marked as "
+        "suspect; they count",
         items,
     )
 

@@ -442,7 +442,8 @@ def test_problems_come_worst_first(tmp_path):
     ]
     assert "memory" in found[3].title
     assert "Moreau" in found[5].lines[0]
-    assert "1 of 6 rounds of ranked cases" in found[6].title
+    assert "1 of 6 rounds of ranked cases (17 %)" in found[6].title
+    assert found[6].lines == ["contended, LSTM, 2 layers of 256 units: 1 of 6"]
     assert found[0].lines == ["`lstm-L2-H256-B32-T35-fp32/torch_nn/eager`: why incorrect"]
     assert found[-1].lines == ["`w/alien/eager`"]
 
