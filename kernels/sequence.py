@@ -63,12 +63,7 @@ def sequence_forward_kernel(
     slices = tl.num_programs(0)
     counter_ptr += group * COUNTER_STRIDE
 
-    P: tl.constexpr = 1 if G == 1 else 4
-    w = kept_weights(
-        weight_ptr, slice, False, H, G, BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED,
-        4 if MARKED and PTX and not STAGED else 1,
-    )  # fmt: skip
-    b0, b1, b2, b3 = load_biases(bias_ptr, units, G, H, COMPUTE)
+    # Before the weights come: beside them it would cost registers that there are not.
     h = load_tile(first_h_ptr, rows, units, H, inside, COMPUTE)
     store_tile(hs_ptr, rows, units, H, inside, h)  # slot 0 is for the backward pass
     c = h
@@ -76,6 +71,13 @@ def sequence_forward_kernel(
         c = load_tile(first_c_ptr, rows, units, H, inside, COMPUTE)
         store_tile(cs_ptr, rows, units, H, inside, c)
 
+    P: tl.constexpr = 1 if G == 1 else 4
+    w = kept_weights(
+        weight_ptr, slice, False, H, G, BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED,
+        4 if MARKED and PTX and not STAGED else 1,
+    )  # fmt: skip
+    b0, b1, b2, b3 = load_biases(bias_ptr, units, G, H, COMPUTE)
+    before_ptr = first_h_ptr  # the rows of the step before
     for t in range(T):
         step = tl.cast(t, tl.int64) * B
         # Nobody else writes these: asked for before the wait, they arrive during it.
@@ -85,8 +87,8 @@ def sequence_forward_kernel(
         if not MARKED:
             wait(counter_ptr, t * slices)
         product = product_with_exchanged(
-            tl.where(t == 0, first_h_ptr, hs_ptr + step * H), w, group, B, H, BLOCK_B, BLOCK_H * P,
-            BLOCK_K, SHARES, PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED, MARKED, t > 0,
+            before_ptr, w, group, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, SHARES,
+            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED, MARKED, t > 0,
         )  # fmt: skip
         p0, p1, p2, p3 = apart(product, P, BLOCK_B, BLOCK_H)
         h, c, s0, s1, s2, s3 = cell_forward(
@@ -102,6 +104,7 @@ def sequence_forward_kernel(
             store_tile(cs_ptr + (step + B) * H, rows, units, H, inside, c)
         if SAVE and S == 4:
             store_gates(saved_ptr + step * (S * H), rows, units, inside, s0, s1, s2, s3, S, H)
+        before_ptr = hs_ptr + (step + B) * H
 
     store_tile(last_h_ptr, rows, units, H, inside, h)
     if CELL == "lstm":

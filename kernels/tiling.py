@@ -166,6 +166,9 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
     on_nvidia = chip.keeps_in == "shared memory"
     on_tensor_cores = uses_tensor_cores(dtype, input_precision)
     is_plain = on_nvidia and not on_tensor_cores
+    if marked and layers > 1 and is_plain:
+        # By the reckoning it would gain nothing: the other layer's product fills the wait.
+        return "in IEEE float32 a wavefront with marked rows needs more registers than there are"
     length = triton.next_power_of_2(G * H if backward else H)
     reason = ""
     few: tuple[tuple[int, int], ...] = FEW_ROWS_PLAIN if is_plain else FEW_ROWS

@@ -92,6 +92,14 @@ def wavefront_forward_kernel(
     last_h_ptr += layer * B * H
     last_c_ptr += layer * B * H
 
+    # Before the weights come: beside them it would cost registers that there are not.
+    h = load_tile(first_h_ptr, rows, units, H, inside, COMPUTE)
+    store_tile(hs_ptr, rows, units, H, inside, h)  # slot 0 is for the backward pass
+    c = h
+    if CELL == "lstm":
+        c = load_tile(first_c_ptr, rows, units, H, inside, COMPUTE)
+        store_tile(cs_ptr, rows, units, H, inside, c)
+
     P: tl.constexpr = 1 if G == 1 else 4
     WORDS: tl.constexpr = 4 if MARKED and PTX and not STAGED else 1
     w = kept_weights(
@@ -108,14 +116,8 @@ def wavefront_forward_kernel(
     i1 = tl.where(is_first, 0.0, i1)
     i2 = tl.where(is_first, 0.0, i2)
     i3 = tl.where(is_first, 0.0, i3)
-    h = load_tile(first_h_ptr, rows, units, H, inside, COMPUTE)
-    store_tile(hs_ptr, rows, units, H, inside, h)  # slot 0 is for the backward pass
-    c = h
-    if CELL == "lstm":
-        c = load_tile(first_c_ptr, rows, units, H, inside, COMPUTE)
-        store_tile(cs_ptr, rows, units, H, inside, c)
-
     seen = 0  # arrivals of the layer below
+    before_ptr = first_h_ptr  # the rows of the step before
     for t in range(T):
         step = tl.cast(t, tl.int64) * B
         x0, x1, x2, x3 = load_gates(gates_x_ptr + step * (G * H), rows, units, given, G, H, COMPUTE)
@@ -131,8 +133,8 @@ def wavefront_forward_kernel(
         if not MARKED:
             wait(counters + layer * COUNTER_STRIDE, t * slices)
         product = product_with_exchanged(
-            tl.where(t == 0, first_h_ptr, hs_ptr + step * H), w, group, B, H, BLOCK_B, BLOCK_H * P,
-            BLOCK_K, SHARES, PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED, MARKED, t > 0,
+            before_ptr, w, group, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, SHARES,
+            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED, MARKED, t > 0,
         )  # fmt: skip
         p0, p1, p2, p3 = apart(product, P, BLOCK_B, BLOCK_H)
         h, c, s0, s1, s2, s3 = cell_forward(
@@ -148,6 +150,7 @@ def wavefront_forward_kernel(
             store_tile(cs_ptr + (step + B) * H, rows, units, H, inside, c)
         if SAVE and S == 4:
             store_gates(saved_ptr + step * (S * H), rows, units, inside, s0, s1, s2, s3, S, H)
+        before_ptr = hs_ptr + (step + B) * H
 
     store_tile(last_h_ptr, rows, units, H, inside, h)
     if CELL == "lstm":

@@ -41,8 +41,11 @@ def test_published_sizes_compile_within_bounds(cell, precision, target):
     done = run("--cell", cell, "--precision", precision, "--target", target, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    there = [k for k in ahead_of_time.KERNELS if target != "gfx942" or "dataflow" not in k]
-    assert [row["kernel"] for row in rows] == there  # rows with marks are NVIDIA's
+    # Rows with marks are NVIDIA's, and in IEEE float32 there are no registers for a wavefront's.
+    left_out = ("dataflow", "marked") if target == "gfx942" else ()
+    left_out += ("marked",) if precision == "ieee" else ()
+    there = [k for k in ahead_of_time.KERNELS if not k.startswith(left_out or ("none",))]
+    assert [row["kernel"] for row in rows] == there
     for row in rows:
         assert row["broken"] == ""
         assert row["spills"] == 0

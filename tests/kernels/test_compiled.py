@@ -102,10 +102,11 @@ def test_rows_with_marks_in_every_cell_and_precision(precision):
     if precision in ("ieee", "tf32"):  # words, staged
         sizes += [("lstm", "sm_90", 3, 5, 42), ("gru", "sm_80", 3, 17, 96)]
     jobs = [job("dataflow", cell, precision, chip, T=T, B=B, H=H) for cell, chip, T, B, H in sizes]
-    jobs += [
-        job("marked_wavefront", "gru", precision, T=3, B=3, H=256, L=3),
-        job("marked_wavefront", "lstm", precision, "sm_80", T=2, B=1, H=256),
-    ]
+    if precision != "ieee":  # which has no registers for it
+        jobs += [
+            job("marked_wavefront", "gru", precision, T=3, B=3, H=256, L=3),
+            job("marked_wavefront", "lstm", precision, "sm_80", T=2, B=1, H=256),
+        ]
     for asked, found in zip(jobs, emulate(*jobs), strict=True):
         hold(asked, found)
 
@@ -163,7 +164,10 @@ def test_an_arrival_that_is_left_out_is_found():
     assert found["raised"] == "Hang", found
 
 
-MARKED = {"T": 3, "B": 3, "H": 64}  # ieee: what is planted is the same in every precision
+MARKED = {
+    "dataflow": {"precision": "ieee", "T": 3, "B": 3, "H": 64},
+    "marked_wavefront": {"precision": "tf32", "T": 2, "B": 1, "H": 256},
+}
 
 PLANTED = {
     "a mark that is taken for a number": ([[r"@!%?\w+ bra\s+whole;", "bra whole;"]], "NaN"),
@@ -173,11 +177,11 @@ PLANTED = {
 }
 
 
-@pytest.mark.parametrize("kernels", ["dataflow", "marked_wavefront"])
+@pytest.mark.parametrize("kernels", MARKED)
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_bug_in_the_marks_is_found(bug, kernels):
     plant, found_as = PLANTED[bug]
-    (found,) = emulate(job(kernels, "gru", "ieee", plant=plant, **MARKED))
+    (found,) = emulate(job(kernels, "gru", plant=plant, **MARKED[kernels]))
     if found_as == "NaN":
         assert math.isnan(found["errors"]["y"]), found
     else:

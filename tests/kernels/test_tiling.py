@@ -74,3 +74,12 @@ def test_step_tiles_hold_to_what_a_product_needs():
                 tile = step_tile(B, H, 3, dtype, "tf32", backward=backward)
                 sizes = (tile.block_b, tile.block_h, tile.block_k)
                 assert all(size >= 16 and size & (size - 1) == 0 for size in sizes)
+
+
+def test_a_wavefront_has_marks_on_tensor_cores_alone():
+    chip = CHIPS["sm_90"]
+    sizes = (32, 256, 4, torch.float32)
+    assert "needs more registers" in tiling.sequence_tiles(*sizes, "ieee", chip, 2, True)
+    for precision, layers, marked in (("ieee", 1, True), ("ieee", 2, False), ("tf32", 2, True)):
+        tiles = tiling.sequence_tiles(*sizes, precision, chip, layers, marked)
+        assert [tile.marked for tile in tiles] == [marked] * 2
