@@ -194,6 +194,12 @@ def wavefront_backward_kernel(
     dgates_x_ptr += layer * one_layer
     dgates_p_ptr += layer * one_layer
 
+    # Before the weights come, as in the forward kernel.
+    direct = load_tile(dh_ptr, rows, units, H, inside, COMPUTE)
+    dh = direct
+    dc = direct
+    if CELL == "lstm":
+        dc = load_tile(dc_ptr, rows, units, H, inside, COMPUTE)
     WORDS: tl.constexpr = 4 if MARKED and PTX and not STAGED else 1
     w = kept_weights(
         weight_ptr + layer * (G * H * H), slice, True, H, G, BLOCK_H, BLOCK_K, SHARES,
@@ -204,11 +210,6 @@ def wavefront_backward_kernel(
         weight_ih_ptr + (tl.maximum(above, 1) - 1) * (G * H * H), slice, True, H, G,
         BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED, WORDS,
     )  # fmt: skip
-    direct = load_tile(dh_ptr, rows, units, H, inside, COMPUTE)
-    dh = direct
-    dc = direct
-    if CELL == "lstm":
-        dc = load_tile(dc_ptr, rows, units, H, inside, COMPUTE)
 
     last = tl.cast(T - 1, tl.int64) * B
     dy = load_tile(grad_y_ptr + last * H, rows, units, H, given, COMPUTE)
