@@ -167,7 +167,7 @@ IN_THE_SEQUENCE = {
         [("wait(counter_ptr, t * slices)", "wait(counter_ptr, t * slices + 1)")], Hang,
     ),
     "one-address-for-h": (
-        [("hs_ptr + step * H)", "hs_ptr)"), ("hs_ptr + (step + B) * H", "hs_ptr")], Race,
+        [("hs_ptr + (step + B) * H", "hs_ptr")], Race,  # where it is written and read
     ),
     "slices-that-overlap": (
         [("units = slice * BLOCK_H", "units = slice * (BLOCK_H - 1)")], Race,
