@@ -62,10 +62,11 @@ def figures(
     found["rounds"] = len(counted)
     if not counted:
         return found
-    median, found["tokens_per_second_low"], found["tokens_per_second_high"], *_ = (
-        statistics.throughput(counted)
-    )
+    interval = statistics.throughput(counted)
+    median = interval.median
     found["tokens_per_second"] = median
+    found["tokens_per_second_low"] = interval.low
+    found["tokens_per_second_high"] = interval.high
     batch_tokens = workload["batch_size"] * workload["num_steps"]
     found["step_milliseconds"] = 1e3 * batch_tokens / median
     # A network cannot outrun the products it is made of: then these were measured disturbed.

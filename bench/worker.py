@@ -287,7 +287,7 @@ class CaseRun:
     def finish(self) -> dict[str, Any]:
         """What is known only at the end: peak memory, and what the model writes."""
         peak, kind = measurement.peak_memory(self.device)
-        peak = self.captured_memory or peak
+        peak = self.captured_memory or peak  # what validates outside of a graph is no part of it
         model = language_model.twin(self.model)
         prefixes = (self.job.sample_prefix, *self.job.more_prefixes)
         samples = [generate(model, self.vocabulary, p, self.job.sample_length) for p in prefixes]

@@ -87,6 +87,8 @@ class Trainer:
     def prepare(self) -> _EagerSteps | _GraphedSteps:
         """Capture the CUDA graph, if that is how to run; the weights are left as they were.
 
+        Capturing resets PyTorch's peak-memory statistics: afterwards they tell what a step takes.
+
         Raises ValueError where a graph is asked for and there is no CUDA device.
         """
         if self._runner is None:

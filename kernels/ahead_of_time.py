@@ -275,7 +275,7 @@ def expected_shared(variant: Variant) -> int:
 
 def loops_over_time(kernel: str) -> bool:
     """Whether a launch is a whole sequence; the step kernel's loop is over K."""
-    return kernel.startswith(("sequence", "dataflow", "wavefront", "marked"))
+    return not kernel.startswith(("step", "floor"))
 
 
 def expected_in_flight(options: dict[str, Any], dtype: torch.dtype) -> int:

@@ -78,6 +78,34 @@ def store_gates(pointer, rows, units, inside, d0, d1, d2, d3, G: tl.constexpr, H
 
 
 @triton.jit
+def take_first_state(
+    first_h_ptr, first_c_ptr, hs_ptr, cs_ptr, rows, units, inside,
+    CELL: tl.constexpr, H: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """This tile of the initial state, (h, c), which is also written to slot 0 for backward.
+
+    A cell without c gets h twice. To be called before the weights are loaded: beside them it costs
+    registers that there are not.
+    """
+    h = load_tile(first_h_ptr, rows, units, H, inside, COMPUTE)
+    store_tile(hs_ptr, rows, units, H, inside, h)
+    c = h
+    if CELL == "lstm":
+        c = load_tile(first_c_ptr, rows, units, H, inside, COMPUTE)
+        store_tile(cs_ptr, rows, units, H, inside, c)
+    return h, c
+
+
+@triton.jit
+def give_last_state(last_h_ptr, last_c_ptr, rows, units, inside, h, c,
+                    CELL: tl.constexpr, H: tl.constexpr):  # fmt: skip
+    """Write this tile of the final state."""
+    store_tile(last_h_ptr, rows, units, H, inside, h)
+    if CELL == "lstm":
+        store_tile(last_c_ptr, rows, units, H, inside, c)
+
+
+@triton.jit
 def load_saved(
     hs_ptr, cs_ptr, saved_ptr, step, B, rows, units, inside,
     CELL: tl.constexpr, H: tl.constexpr, S: tl.constexpr, COMPUTE: tl.constexpr,

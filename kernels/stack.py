@@ -66,10 +66,20 @@ def wavefront_stack(cell: str, gates_x: Tensor, parameters: Sequence[Tensor], st
 
 def why_no_wavefront(cell: str, B: int, H: int, L: int, dtype: torch.dtype, input_precision: str,
                      device: torch.device, *, marked: bool = False) -> str | None:  # fmt: skip
-    """Why `wavefront_stack` cannot run on `device`, in one line; None if it can."""
+    """Why `wavefront_stack` cannot run on `device`, in one line; None if it can.
+
+    With counters, or with `marked` rows.
+    """
     chip = tiling.chip_of(device)
     found = tiling.sequence_tiles(B, H, GATES[cell], dtype, input_precision, chip, L, marked)
     return found if isinstance(found, str) else None
+
+
+def takes_marks(cell: str, B: int, H: int, L: int, dtype: torch.dtype, input_precision: str,
+                device: torch.device) -> bool:  # fmt: skip
+    """Whether `wavefront_stack` can run with marked rows there, which is how it is to be run."""
+    layers = (cell, B, H, L, dtype, input_precision, device)
+    return why_no_wavefront(*layers, marked=True) is None
 
 
 def _of_layer(parameters: Sequence[Tensor], layer: int) -> Sequence[Tensor]:

@@ -39,12 +39,14 @@ import triton.language as tl
 from kernels import tiling
 from kernels.cells import GATES, cell_backward, cell_forward
 from kernels.gates import (
+    give_last_state,
     load_biases,
     load_gates,
     load_saved,
     load_tile,
     store_gates,
     store_tile,
+    take_first_state,
 )
 from kernels.grid_barrier import STRIDE, arrive, wait
 from kernels.marks import mark, store_for_others, store_gates_for_others
@@ -92,13 +94,9 @@ def wavefront_forward_kernel(
     last_h_ptr += layer * B * H
     last_c_ptr += layer * B * H
 
-    # Before the weights come: beside them it would cost registers that there are not.
-    h = load_tile(first_h_ptr, rows, units, H, inside, COMPUTE)
-    store_tile(hs_ptr, rows, units, H, inside, h)  # slot 0 is for the backward pass
-    c = h
-    if CELL == "lstm":
-        c = load_tile(first_c_ptr, rows, units, H, inside, COMPUTE)
-        store_tile(cs_ptr, rows, units, H, inside, c)
+    h, c = take_first_state(
+        first_h_ptr, first_c_ptr, hs_ptr, cs_ptr, rows, units, inside, CELL, H, COMPUTE
+    )
 
     P: tl.constexpr = 1 if G == 1 else 4
     WORDS: tl.constexpr = 4 if MARKED and PTX and not STAGED else 1
@@ -152,9 +150,7 @@ def wavefront_forward_kernel(
             store_gates(saved_ptr + step * (S * H), rows, units, inside, s0, s1, s2, s3, S, H)
         before_ptr = hs_ptr + (step + B) * H
 
-    store_tile(last_h_ptr, rows, units, H, inside, h)
-    if CELL == "lstm":
-        store_tile(last_c_ptr, rows, units, H, inside, c)
+    give_last_state(last_h_ptr, last_c_ptr, rows, units, inside, h, c, CELL, H)
 
 
 @triton.jit(do_not_specialize=["T", "B"])
@@ -194,7 +190,7 @@ def wavefront_backward_kernel(
     dgates_x_ptr += layer * one_layer
     dgates_p_ptr += layer * one_layer
 
-    # Before the weights come, as in the forward kernel.
+    # Before the weights come: beside them it costs registers that there are not.
     direct = load_tile(dh_ptr, rows, units, H, inside, COMPUTE)
     dh = direct
     dc = direct

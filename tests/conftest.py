@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 # Threads that spin for work make tests a hundred times slower when something else runs beside them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -16,3 +18,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Beside other test processes each has a processor of its own.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture
+def precision_as_before():
+    """Put back what `set_matmul_precision` sets; torch's two defaults differ from each other."""
+    flags = [(b, b.allow_tf32) for b in (torch.backends.cuda.matmul, torch.backends.cudnn)]
+    yield
+    for backend, is_allowed in flags:
+        backend.allow_tf32 = is_allowed

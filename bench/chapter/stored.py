@@ -91,6 +91,9 @@ class Chapter:
         """Whether the plan has that part of the chapter."""
         return any(entry["part"] == part for entry in self.plan["parts"])
 
+    def _is_done(self, case_id: str) -> bool:
+        return case_id in self.rows and self.rows[case_id]["status"] == "ok"
+
     def learned(self, part: str) -> dict[str, list[Learned]]:
         """By role, in the order of the plan, what each finished seed learned.
 
@@ -99,14 +102,19 @@ class Chapter:
         """
         entries = [e for e in self.plan["parts"] if e["part"] == part and not e["timed"]]
         found: dict[str, list[Learned]] = {entry["role"]: [] for entry in entries}
-        chosen: dict[str, str] = {}
+        planned: dict[str, dict[str, bool]] = {role: {} for role in found}  # has it learned?
         for entry in entries:
-            row = self.rows.get(entry["case_id"])
-            if row is None or row["status"] != "ok":
-                continue
+            name = self.cases[entry["case_id"]]["implementation"]
+            of_role = planned[entry["role"]]
+            of_role[name] = of_role.get(name, False) or self._is_done(entry["case_id"])
+        chosen = {
+            role: next((name for name, is_done in of_role.items() if is_done), "")
+            for role, of_role in planned.items()
+        }
+        for entry in entries:
             case, roles = self.cases[entry["case_id"]], found[entry["role"]]
-            name = case["implementation"]
-            if chosen.setdefault(entry["role"], name) != name:
+            is_chosen = case["implementation"] == chosen[entry["role"]]
+            if not is_chosen or not self._is_done(entry["case_id"]):
                 continue
             if entry["case_id"] not in self.curves:
                 path = CURVES.path(self.directory)
@@ -119,7 +127,7 @@ class Chapter:
                     entry["case_id"],
                     entry["epochs"],
                     self.workloads[case["workload"]],
-                    row,
+                    self.rows[entry["case_id"]],
                     curve[curve["epoch"] <= entry["epochs"]],
                 )
             )
@@ -136,7 +144,8 @@ class Chapter:
                 float(row[f"tokens_per_second{end}"]) for end in ("", "_low", "_high")
             )
             if speeds := counted_speeds(self.rounds, entry["case_id"]):
-                _, low, high, *_ = throughput(speeds)
+                interval = throughput(speeds)
+                low, high = interval.low, interval.high
             found.append(
                 Timed(entry["role"], entry["case_id"], row["implementation"], speed, low, high)
             )

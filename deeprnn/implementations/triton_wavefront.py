@@ -19,7 +19,7 @@ from deeprnn.triton_runtime import (
     describe_backend,
     loops_in_the_interpreter,
 )
-from kernels.stack import wavefront_stack, why_no_wavefront
+from kernels.stack import takes_marks, wavefront_stack, why_no_wavefront
 
 
 def neighbours(recurrent: tuple[bool, ...]) -> list[tuple[bool, list[int]]]:
@@ -52,9 +52,7 @@ def room_for_all_layers(request: Request) -> str | None:
         request.matmul_precision,
         torch.device(request.device),
     )
-    if why_no_wavefront(*layers, marked=True) is None:
-        return None
-    return why_no_wavefront(*layers)
+    return None if takes_marks(*layers) else why_no_wavefront(*layers)
 
 
 class TritonWavefront(DeepRNN):
@@ -93,21 +91,23 @@ class TritonWavefront(DeepRNN):
         """Neighbouring recurrent layers: ``x (T, B, ·)``, a state of ``(L, B, H)`` each."""
         weight_ih, weight_hh, bias_ih, bias_hh = self.parameters_of(layers[0])
         others = [p for layer in layers[1:] for p in self.parameters_of(layer)]
-        B, H = state[0].shape[1:]
-        precision = get_matmul_precision()
-        # Rows that say whether they are written, where they can; else arrivals are counted.
-        is_counted = why_no_wavefront(
-            self.cell, B, H, len(layers), x.dtype, precision, x.device, marked=True
-        )
         y, final = wavefront_stack(
             self.cell,
             F.linear(x, weight_ih, bias_ih),
             [weight_hh, bias_hh, *others],
             (state[0], state[1]) if len(state) == 2 else state[0],
-            input_precision=precision,
-            marked=not is_counted,
+            input_precision=get_matmul_precision(),
+            marked=self._is_marked(len(layers), state[0]),
         )
         return y, final if isinstance(final, tuple) else (final,)
 
+    def _is_marked(self, num_layers: int, h: Tensor) -> bool:
+        """Whether rows say if they are written; else arrivals are counted. ``h (·, B, H)``."""
+        B, H = h.shape[1:]
+        precision = get_matmul_precision()
+        return takes_marks(self.cell, B, H, num_layers, h.dtype, precision, h.device)
+
     def backend(self, y: Tensor) -> str:
-        return describe_backend(y)
+        num_layers = max(len(run) for is_on, run in neighbours(self.recurrent) if is_on)
+        how = "marked rows" if self._is_marked(num_layers, y) else "counters"
+        return f"{describe_backend(y)}, {how}"

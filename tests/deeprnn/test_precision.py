@@ -5,13 +5,7 @@ import torch
 
 from deeprnn.precision import get_matmul_precision, set_matmul_precision
 
-
-@pytest.fixture(autouse=True)
-def as_before():
-    flags = [(b, b.allow_tf32) for b in (torch.backends.cuda.matmul, torch.backends.cudnn)]
-    yield
-    for backend, is_allowed in flags:  # torch's defaults differ from each other
-        backend.allow_tf32 = is_allowed
+pytestmark = pytest.mark.usefixtures("precision_as_before")
 
 
 @pytest.mark.parametrize("precision", ["tf32", "ieee"])

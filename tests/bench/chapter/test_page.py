@@ -190,6 +190,16 @@ def test_where_our_own_learned_nothing_the_library_answers(tmp_path, monkeypatch
             is_library = any(kind in role for kind in fails)
             assert used == {"torch_nn" if is_library else "manual_gradient"}, (name, role)
             assert len(learned) == budget.seeds
+    # One seed of our own that failed hands nothing over to the library: the others speak.
+    write(
+        tmp_path / "one",
+        plan,
+        leave_out=lambda case_id: "seed0" in case_id and "/manual_gradient/" in case_id,
+        **planted,
+    )
+    for learned in Chapter(tmp_path / "one").learned("exercise-2").values():
+        assert {one.row["implementation"] for one in learned} == {"manual_gradient"}
+        assert len(learned) == budget.seeds - 1
 
 
 def test_only_some_parts(stored):

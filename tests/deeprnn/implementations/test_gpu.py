@@ -46,7 +46,7 @@ def test_the_profiler_sees_persistent_kernels(stack):
 @pytest.mark.parametrize("execution", ["eager", "cuda_graph"])
 @pytest.mark.parametrize("cell", ["rnn_tanh", "gru", "lstm"])
 @pytest.mark.parametrize("name", implementations.names())
-def test_every_implementation_on_a_gpu(name, cell, execution):
+def test_every_implementation_on_a_gpu(name, cell, execution, precision_as_before):
     """The contract of `test_contract.py` on the device, and a captured step beside an eager one."""
     dtype = "float16" if name == "torch_nn_persistent" else "float32"
     H, B, T = 256, 4, 3

@@ -75,17 +75,18 @@ def test_outputs_states_and_every_gradient(cell):
 def test_rows_are_marked_where_that_fits_and_else_arrivals_are_counted(monkeypatch, fits):
     asked = []
 
-    def why_not(*layers, marked=False):
-        return "too wide" if marked and not fits else None
-
     def stack(cell, gates_x, parameters, state, **options):
         asked.append(options)
         return gates_x[..., : state[0].shape[-1]], state
 
-    monkeypatch.setattr(triton_wavefront, "why_no_wavefront", why_not)
+    monkeypatch.setattr(triton_wavefront, "takes_marks", lambda *layers: fits)
+    monkeypatch.setattr(triton_wavefront, "why_no_wavefront", lambda *layers: None)
     monkeypatch.setattr(triton_wavefront, "wavefront_stack", stack)
     assert room_for_all_layers(TWO) is None
-    TritonWavefront("lstm", 5, 16, 2)(torch.zeros(2, 2, 5))
+    monkeypatch.setattr(triton_wavefront, "describe_backend", lambda y: "Triton")
+    ours = TritonWavefront("lstm", 5, 16, 2)
+    y, _ = ours(torch.zeros(2, 2, 5))
+    assert ours.backend(y) == ("Triton, marked rows" if fits else "Triton, counters")
     assert asked == [{"input_precision": "ieee", "marked": fits}]
 
 
