@@ -135,7 +135,8 @@ def peak_memory(device: torch.device) -> tuple[float, str]:
     ``cuda_allocated``: device memory held by tensors, and by cuBLAS, which keeps a workspace for
     each thread and stream (32 MiB on Hopper, of which a training step has two).
     ``process_resident``: memory of the whole process, Python and PyTorch included (some 300 MiB),
-    since the last reset where the system can reset it, else over its whole life.
+    since the last reset where the system can reset it, else over its whole life. How much of its
+    libraries a system holds in memory differs between installations of the same, by 90 MiB seen.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20, "cuda_allocated"

@@ -145,7 +145,8 @@ COLUMNS = {
         "peak memory",
         "MiB",
         "The most that the case's own process held; the second line says what was counted. Compare "
-        "only figures that count the same.",
+        "only figures that count the same, and those of a process only within one report: how much "
+        "of Python's and PyTorch's files a system holds in memory differs between installations.",
         lambda case: decimals(case["peak_memory_mib"], 0),
         lambda case: memory_kind(case),
     ),
