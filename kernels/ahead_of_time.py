@@ -1,6 +1,6 @@
 """Compile every kernel for GPUs that are not here, and read what the compiler says about it.
 
-    python -m kernels.ahead_of_time                  the whole table; a few minutes
+    python -m kernels.ahead_of_time                  the whole table; a quarter of an hour
     python -m kernels.ahead_of_time --target sm_90 --cell lstm --precision tf32
 
 Registers and spills come from `ptxas -v`, shared memory from Triton, and whether a product runs on

@@ -44,13 +44,19 @@ def read_step(cubin: bytes) -> Step:
 
 
 def longest_loop(listing: str) -> list[str]:
-    """The instructions between a branch backwards and its target, of the longest such stretch."""
+    """The instructions between a branch backwards and its target, of the longest such stretch.
+
+    What is done when lanes of a warp have gone apart, ptxas puts behind the program's end and ends
+    with a branch back. That is no loop.
+    """
     found = re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", listing, re.MULTILINE)
     instructions = [(int(address, 16), text) for address, text in found]
+    ends = [address for address, text in instructions if text == "EXIT"]
     loops = [
         (int(target.group(1), 16), address)
         for address, text in instructions
-        if (target := re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", text))
+        if (not ends or address < ends[0])
+        and (target := re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", text))
         and int(target.group(1), 16) < address
     ]
     if not loops:

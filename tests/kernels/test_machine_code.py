@@ -31,6 +31,11 @@ def test_the_longest_loop_is_found():
     assert loop[-1].endswith("BRA 0x10")
 
 
+def test_what_stands_behind_the_end_is_no_loop():
+    behind = "".join(f"        /*{16 * place:04x}*/  NOP ;\n" for place in range(14, 40))
+    assert longest_loop(LISTING + behind + "        /*0280*/ BRA 0xd0 ;") == longest_loop(LISTING)
+
+
 def test_what_is_counted():
     assert count(longest_loop(LISTING)) == Step(instructions=10, barriers=2, in_flight=3)
 
