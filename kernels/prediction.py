@@ -5,7 +5,7 @@ A step is a chain, one part after the other:
     barrier     everybody arrives, everybody sees it; with marked rows there is none
     exchange    the rows of h (or dgates) come from L2: a latency, then bytes; with marked rows
                 also the way of what is written to L2, and the look that came too early
-    product     what it needs passes through shared memory; arithmetic may take longer
+    product     arithmetic, or what it needs from shared memory, if that takes longer
     rest        the warps' sums meet, gates, the write of the new slice
     below       in a wavefront: rows and product of the other layer, as far as they take longer than
                 it takes for one's own rows to come
@@ -18,7 +18,7 @@ the one to look at.
 import torch
 
 from kernels.cells import GATES
-from kernels.tiling import CHIPS, Tile, sequence_tiles, uses_tensor_cores
+from kernels.tiling import CHIPS, Tile, columns_of, sequence_tiles, uses_tensor_cores
 
 CLOCK = 1700.0  # cycles a microsecond under load; the H100 data sheet allows up to 1980
 BARRIER = 0.6  # microseconds, a grid barrier on a recent card; by others
@@ -26,7 +26,9 @@ L2_LATENCY = 270.0  # cycles; published microbenchmarks of the H100
 WRITE_TRIPS = 1.0  # of the same latency, until others can see what was written; a guess
 L2_BYTES = 64.0  # a cycle and multiprocessor
 SHARED_BYTES = 128.0  # a cycle and multiprocessor
-TENSOR_CORE_CYCLES = 16.0  # one 16×8×8 TF32 (or 16×8×16 bfloat16) instruction of a warp
+# One 16×8×8 TF32 (or 16×8×16 bfloat16) instruction of a warp. By the data sheet's rate it is four,
+# of which `mma.sync` is said to reach six tenths on Hopper.
+TENSOR_CORE_CYCLES = 8.0
 MULTIPLY_ADDS = 128.0  # float32, a cycle and multiprocessor, if nothing is in the way
 REST = 400.0  # cycles; a guess
 
@@ -38,14 +40,15 @@ def microseconds_a_step(tile: Tile, H: int, G: int, dtype: torch.dtype, input_pr
     With more than one of `layers`: of one link of a wavefront, of which there are T + layers − 1.
     """
     k = G * H if backward else H
-    columns = tile.block_h if backward else (1 if G == 1 else 4) * tile.block_h
+    columns = columns_of(tile, G, backward)
     exchanged = tile.block_b * k * dtype.itemsize
     on_tensor_cores = uses_tensor_cores(dtype, input_precision)
     # Plain multiply-adds read both numbers from shared memory, and use each as often as a thread
     # has columns or rows: four times, or two where there is not enough for all threads.
     uses = 4 if tile.block_b * columns * tile.shares >= 16 * 128 else 2
     plain = tile.block_b * k * columns * 2 * dtype.itemsize / uses
-    through_shared = k * columns * dtype.itemsize if on_tensor_cores else plain
+    kept = 0.0 if tile.in_registers else k * columns * dtype.itemsize
+    through_shared = kept if on_tensor_cores else plain
     through_shared += exchanged if tile.staged else 0
     if tile.staged and on_tensor_cores:
         through_shared += exchanged  # written, then read

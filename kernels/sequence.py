@@ -54,7 +54,8 @@ def sequence_forward_kernel(
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr, SAVE: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
-    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr, MARKED: tl.constexpr,
+    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr,
+    IN_REGISTERS: tl.constexpr, MARKED: tl.constexpr,
 ):  # fmt: skip
     """All T steps of one slice of units and one group of rows."""
     slice = tl.program_id(0)
@@ -72,7 +73,7 @@ def sequence_forward_kernel(
     P: tl.constexpr = 1 if G == 1 else 4
     w = kept_weights(
         weight_ptr, slice, False, H, G, BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED,
-        4 if MARKED and PTX and not STAGED else 1,
+        4 if MARKED and PTX and not STAGED else 1, IN_REGISTERS,
     )  # fmt: skip
     b0, b1, b2, b3 = load_biases(bias_ptr, units, G, H, COMPUTE)
     before_ptr = first_h_ptr  # the rows of the step before
@@ -114,7 +115,8 @@ def sequence_backward_kernel(
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
-    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr, MARKED: tl.constexpr,
+    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr,
+    IN_REGISTERS: tl.constexpr, MARKED: tl.constexpr,
 ):  # fmt: skip
     """All T steps backward. dh and dc hold the final state's gradient, then the initial one's."""
     slice = tl.program_id(0)
@@ -127,7 +129,7 @@ def sequence_backward_kernel(
 
     w = kept_weights(
         weight_ptr, slice, True, H, G, BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED,
-        4 if MARKED and PTX and not STAGED else 1,
+        4 if MARKED and PTX and not STAGED else 1, IN_REGISTERS,
     )  # fmt: skip
     dh = load_tile(dh_ptr, rows, units, H, inside, COMPUTE)
     dc = dh
@@ -246,7 +248,7 @@ def launch_options(cell: str, H: int, dtype: torch.dtype, tile: tiling.Tile,
     """Cooperative: the driver refuses a grid that is not on the chip all at once."""
     options = compile_options(cell, H, dtype, tile, input_precision)
     options |= {"AHEAD": tile.ahead, "PTX": tile.ptx}
-    options |= {"STAGED": tile.staged}
+    options |= {"STAGED": tile.staged, "IN_REGISTERS": tile.in_registers}
     if tile.ptx:
         # Left to itself ptxas spares registers, for programs that this grid does not have.
         options["maxnreg"] = 255

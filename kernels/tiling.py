@@ -30,8 +30,12 @@ FEW_ROWS = ((8, 8), (8, 16))
 FEW_ROWS_PLAIN = ((4, 16), (4, 32), (8, 16), (8, 32))
 SEQUENCE_WARPS = 4
 
-# Registers of a thread, of 255, that pieces on their way from L2 may take.
+# Registers of a thread, of 255, that pieces on their way from L2 may take,
 REGISTERS_AHEAD = 128
+# and those that weights may take: the most with which nothing spilled. A program of a wavefront has
+# two sets, of which its own may lie in registers, forward; backward saved gates take the room.
+REGISTERS_KEPT = 96
+REGISTERS_KEPT_IN_WAVEFRONT = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +44,9 @@ class Tile:
 
     `shares` of a piece's K have sums of their own, so that every thread has enough to do. Of a
     sequence kernel also how many pieces are asked for at a time, whether PTX may stand in it,
-    whether pieces pass through shared memory on their way to the product, and whether they are
-    marked, so that no barrier is needed (`kernels/marks.py`).
+    whether pieces pass through shared memory on their way to the product, whether they are marked,
+    so that no barrier is needed (`kernels/marks.py`), and whether the program's own weights stay in
+    registers and not in shared memory.
     """
 
     block_b: int
@@ -54,6 +59,7 @@ class Tile:
     shares: int = 4
     staged: bool = True
     marked: bool = False
+    in_registers: bool = False
 
 
 def step_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str, *,
@@ -209,6 +215,11 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
             tile = dataclasses.replace(tile, staged=True)
         if marked and tile.staged and dtype.itemsize == 2:
             return f"in {dtype} rows with marks need an H of 256 or more, and a multiple of 8"
+        room = REGISTERS_KEPT
+        if layers > 1:
+            room = 0 if backward else REGISTERS_KEPT_IN_WAVEFRONT
+        if not tile.staged and kept_bytes(tile, H, G, dtype, backward) <= room * 4 * 128:
+            tile = dataclasses.replace(tile, in_registers=True)
         needed = shared_memory(tile, H, G, dtype, backward, chip, 1 if layers == 1 else 2)
         if needed > chip.shared_memory:
             reason = reason or (
@@ -250,18 +261,30 @@ def shared_memory(tile: Tile, H: int, G: int, dtype: torch.dtype, backward: bool
                   chip: Chip, weights: int = 1) -> int:  # fmt: skip
     """Bytes of shared memory a sequence program takes, at most, with so many sets of weights.
 
-    The weights, the place where the warps' sums meet, and in the same space, if pieces of h or
-    dgates are staged, the one that is being read and the one after it, or with marks all that come
-    together. Where weights are kept in
-    registers, one tile of them passes through shared memory on its way.
+    The weights that are not in registers, the place where the warps' sums meet, and in the same
+    space, if pieces of h or dgates are staged, the one that is being read and the one after it, or
+    with marks all that come together. Where Triton keeps all operands in registers, one tile of
+    them passes through shared memory on its way.
     """
-    columns = tile.block_h if backward else (1 if G == 1 else 4) * tile.block_h
-    depth = tile.shares * tile.block_k
-    tiles = triton.cdiv(G * H if backward else H, depth)
+    piece = tile.shares * tile.block_k
+    pieces = triton.cdiv(G * H if backward else H, piece)
+    columns = columns_of(tile, G, backward)
     together = tile.ahead if tile.marked else 2
-    staging = min(tiles, together) * tile.block_b * depth * dtype.itemsize if tile.staged else 0
+    staging = min(pieces, together) * tile.block_b * piece * dtype.itemsize if tile.staged else 0
     sums = tile.num_warps * tile.block_b * columns * 4
-    kept = tiles * depth * columns * dtype.itemsize
+    kept = kept_bytes(tile, H, G, dtype, backward)
     if chip.keeps_in == "registers":
-        return max(kept // tiles, staging, sums)
-    return weights * kept + max(staging, sums)
+        return max(kept // pieces, staging, sums)
+    return (weights - tile.in_registers) * kept + max(staging, sums)
+
+
+def columns_of(tile: Tile, G: int, backward: bool) -> int:
+    """Columns of a program's product: its units, forward with all gates, three padded to four."""
+    return tile.block_h if backward or G == 1 else 4 * tile.block_h
+
+
+def kept_bytes(tile: Tile, H: int, G: int, dtype: torch.dtype, backward: bool) -> int:
+    """Bytes of one set of a program's weights, K rounded up to whole pieces."""
+    piece = tile.shares * tile.block_k
+    rows = triton.cdiv(G * H if backward else H, piece) * piece
+    return rows * columns_of(tile, G, backward) * dtype.itemsize

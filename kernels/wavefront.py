@@ -64,7 +64,8 @@ def wavefront_forward_kernel(
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr, SAVE: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
-    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr, MARKED: tl.constexpr,
+    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr,
+    IN_REGISTERS: tl.constexpr, MARKED: tl.constexpr,
 ):  # fmt: skip
     """All T steps of one slice of units, one group of rows and one layer.
 
@@ -102,11 +103,11 @@ def wavefront_forward_kernel(
     WORDS: tl.constexpr = 4 if MARKED and PTX and not STAGED else 1
     w = kept_weights(
         weight_ptr + layer * (G * H * H), slice, False, H, G, BLOCK_H, BLOCK_K, SHARES,
-        UPCAST, COMPUTE, STAGED, WORDS,
+        UPCAST, COMPUTE, STAGED, WORDS, IN_REGISTERS,
     )  # fmt: skip
     w_ih = kept_weights(
         weight_ih_ptr + below * (G * H * H), slice, False, H, G, BLOCK_H, BLOCK_K, SHARES,
-        UPCAST, COMPUTE, STAGED, WORDS,
+        UPCAST, COMPUTE, STAGED, WORDS, False,
     )  # fmt: skip
     b0, b1, b2, b3 = load_biases(bias_ptr + layer * (G * H), units, G, H, COMPUTE)
     i0, i1, i2, i3 = load_biases(bias_ih_ptr + below * (G * H), units, G, H, COMPUTE)
@@ -160,7 +161,8 @@ def wavefront_backward_kernel(
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
-    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr, MARKED: tl.constexpr,
+    AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr,
+    IN_REGISTERS: tl.constexpr, MARKED: tl.constexpr,
 ):  # fmt: skip
     """All T steps backward of one slice, one group of rows and one layer, the last layer ahead.
 
@@ -199,12 +201,12 @@ def wavefront_backward_kernel(
     WORDS: tl.constexpr = 4 if MARKED and PTX and not STAGED else 1
     w = kept_weights(
         weight_ptr + layer * (G * H * H), slice, True, H, G, BLOCK_H, BLOCK_K, SHARES,
-        UPCAST, COMPUTE, STAGED, WORDS,
+        UPCAST, COMPUTE, STAGED, WORDS, IN_REGISTERS,
     )  # fmt: skip
     # weight_ih holds those of the second layer on: its entry l leads from layer l to layer l + 1
     w_ih = kept_weights(
         weight_ih_ptr + (tl.maximum(above, 1) - 1) * (G * H * H), slice, True, H, G,
-        BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED, WORDS,
+        BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED, WORDS, False,
     )  # fmt: skip
 
     last = tl.cast(T - 1, tl.int64) * B

@@ -73,6 +73,8 @@ class Launch:
     steps: int = 0  # times a warp was let go on
     shared_cycles: int = 0  # of the first program: what its accesses to shared memory take
     shared_cycles_without_conflicts: int = 0
+    requests: int = 0  # of the first program: a warp's loads from global memory, polling left out
+    lines: int = 0  # lines of 128 bytes that they touch; L1 is said to look up one a cycle
 
 
 class Block:
@@ -111,6 +113,12 @@ class Block:
             words = np.unique(words + np.arange(max(1, size // 4)))
             self.launch.shared_cycles += int(np.bincount(words % 32).max())
             self.launch.shared_cycles_without_conflicts += 1
+
+    def count_lines(self, offsets):
+        """Of bytes within a buffer: on a GPU it starts at a line, and no vector lies across two."""
+        if self.number == 0:
+            self.launch.requests += 1
+            self.launch.lines += len(np.unique(offsets // 128))
 
     def note_read(self, warp, where, size):
         self.count(where, size)
@@ -296,6 +304,8 @@ class Warp:
             else:
                 self.machine.load(self.block, where, size * count, relaxed)
             memory, at = self.machine.at(where, kind)
+            if not (acquire or relaxed):
+                self.block.count_lines(at * size)
             out[lanes] = memory[at[:, None] + np.arange(count)]
             if acquire:
                 self.looked.update(zip(where.tolist(), out[lanes, 0].tolist(), strict=True))
@@ -543,9 +553,12 @@ class Driver:
         return self.translated[ptx]
 
     def check_fits(self, launch):
-        """As the driver does for a cooperative launch: one program or more a multiprocessor."""
+        """As the driver does for a cooperative launch: one program or two a multiprocessor.
+
+        Two, if there is shared memory for them: a thread may have 255 registers of the 65,536.
+        """
         if launch.cooperative:
-            together = max(1, self.chip.shared_memory // (launch.shared + 1024))
+            together = min(2, max(1, self.chip.shared_memory // (launch.shared + 1024)))
             programs = launch.grid[0] * launch.grid[1] * launch.grid[2]
             if programs > together * self.multiprocessors:
                 raise RuntimeError("too many blocks in cooperative launch")

@@ -83,3 +83,30 @@ def test_a_wavefront_has_marks_on_tensor_cores_alone():
     for precision, layers, marked in (("ieee", 1, True), ("ieee", 2, False), ("tf32", 2, True)):
         tiles = tiling.sequence_tiles(*sizes, precision, chip, layers, marked)
         assert [tile.marked for tile in tiles] == [marked] * 2
+
+
+def test_weights_of_tensor_cores_stay_in_registers_where_those_suffice():
+    for cell, H in (("lstm", 256), ("gru", 256), ("rnn_tanh", 512)):
+        for precision, dtype in (("tf32", torch.float32), ("ieee", torch.bfloat16)):
+            sizes = (32, H, GATES[cell], dtype, precision, CHIPS["sm_90"])
+            for marked in (False, True):
+                assert all(tile.in_registers for tile in sequence_tiles(*sizes, marked=marked))
+                forward, backward = sequence_tiles(*sizes, layers=2, marked=marked)
+                assert forward.in_registers
+                assert not backward.in_registers
+    plain = sequence_tiles(32, 256, 4, torch.float32, "ieee", CHIPS["sm_90"])
+    on_amd = sequence_tiles(32, 256, 4, torch.float32, "tf32", CHIPS["gfx942"])
+    too_long = sequence_tiles(32, 1024, 4, torch.bfloat16, "ieee", CHIPS["sm_90"])
+    for tiles in (plain, on_amd, too_long):
+        assert not any(tile.in_registers for tile in tiles)
+
+
+def test_a_program_in_registers_needs_shared_memory_for_its_sums_alone():
+    chip = CHIPS["sm_90"]
+    forward, _ = sequence_tiles(32, 256, 4, torch.float32, "tf32", chip)
+    of_sums = 4 * forward.block_b * 4 * forward.block_h * 4  # warps, rows, columns, bytes
+    needed = shared_memory(forward, 256, 4, torch.float32, False, chip)
+    elsewhere = dataclasses.replace(forward, in_registers=False)
+    assert needed == of_sums
+    weights = shared_memory(elsewhere, 256, 4, torch.float32, False, chip) - needed
+    assert weights == 256 * 4 * forward.block_h * 4
