@@ -186,16 +186,19 @@ def revisions(
 
 @gate.command()
 def environments(
-    is_removing: Annotated[bool, typer.Option("--remove", help="Remove them all.")] = False,
+    is_removing: Annotated[
+        bool, typer.Option("--remove", help="Remove all that no running gate uses.")
+    ] = False,
 ) -> None:
     """Show, or remove, the virtual environments that `gate revisions` keeps."""
     from bench import gate_environment as tool
 
     for home, size, asked in tool.kept():
         typer.echo(f"{home}  {size / 1e9:.1f} GB  {', '.join(asked)}")
-    if is_removing:
-        tool.remove()
-    typer.echo(f"{'Removed' if is_removing else 'Kept in'} {tool.directory()}")
+    used = tool.remove() if is_removing else []
+    for home in used:
+        typer.echo(f"{home} is in use: a gate runs")
+    typer.echo(f"{'Removed from' if is_removing else 'Kept in'} {tool.directory()}")
 
 
 @gate.command(epilog=EXIT_CODES)

@@ -21,7 +21,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 AUTO, SHARED, SEPARATE = "auto", "shared", "separate"
 CHOICES = (AUTO, SHARED, SEPARATE)
@@ -137,37 +137,45 @@ def build(name: str, asked: Sequence[str], say: Callable[[str], None]) -> str:
         json.dumps([sys.version, sys.platform, _normalised(wanted)]).encode()
     ).hexdigest()[:16]
     home = directory() / key
-    python = home / "bin" / "python"
+    is_new = False
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
         for place in (home.parent.parent, home.parent):
             _refuse_what_others_can_write(place, name)
-        with _lock(home.with_suffix(".lock")):
-            if (home / _COMPLETE).exists():
-                say(f"environment of {name}: {home}, from an earlier gate")
-                return str(python)
-            shutil.rmtree(home, ignore_errors=True)  # of a gate that was killed
-            say(
-                f"environment of {name}: installing {len(wanted)} packages and what they need "
-                f"into {home}; the first time this can take minutes"
-            )
-            start = time.monotonic()
-            try:
-                _run([sys.executable, "-m", "venv", str(home)], name)
-                # -I: packages on the caller's PYTHONPATH would pass for installed ones.
-                pip = [str(python), "-I", "-m", "pip", "--disable-pip-version-check", "install"]
-                _run([*pip, "--quiet", "--progress-bar", "off", "--", *wanted], name)
-                (home / _COMPLETE).write_text(json.dumps(wanted), "utf-8")
-            except BaseException:
-                shutil.rmtree(home, ignore_errors=True)
-                raise
-            say(f"environment of {name}: ready after {time.monotonic() - start:.0f} s")
+        while not _hold(home):  # after it was built somebody may remove it before it is held
+            with _lock(home, fcntl.LOCK_EX):
+                if not (home / _COMPLETE).exists():
+                    _install(home, name, wanted, say)
+                    is_new = True
     except OSError as error:
         raise EnvironmentFailed(
             f"environment of {name}: {home}: {error.strerror}; give a directory that can be "
             "written as XDG_CACHE_HOME, or take this one with --environment shared"
         ) from None
-    return str(python)
+    if not is_new:
+        say(f"environment of {name}: {home}, from an earlier gate")
+    return str(home / "bin" / "python")
+
+
+def _install(home: Path, name: str, wanted: Sequence[str], say: Callable[[str], None]) -> None:
+    """Make the environment; whatever stops it, nothing is left of it."""
+    shutil.rmtree(home, ignore_errors=True)  # of a gate that was killed
+    say(
+        f"environment of {name}: installing {len(wanted)} packages and what they need "
+        f"into {home}; the first time this can take minutes"
+    )
+    start = time.monotonic()
+    python = str(home / "bin" / "python")
+    try:
+        _run([sys.executable, "-m", "venv", str(home)], name)
+        # -I: packages on the caller's PYTHONPATH would pass for installed ones.
+        pip = [python, "-I", "-m", "pip", "--disable-pip-version-check", "install"]
+        _run([*pip, "--quiet", "--progress-bar", "off", "--", *wanted], name)
+        (home / _COMPLETE).write_text(json.dumps(wanted), "utf-8")
+    except BaseException:
+        shutil.rmtree(home, ignore_errors=True)
+        raise
+    say(f"environment of {name}: ready after {time.monotonic() - start:.0f} s")
 
 
 def _refuse_what_others_can_write(place: Path, name: str) -> None:
@@ -180,12 +188,28 @@ def _refuse_what_others_can_write(place: Path, name: str) -> None:
         )
 
 
+in_use: list[IO[str]] = []
+"""The locks of environments that this process measures with. The system lets go when it ends."""
+
+
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Two gates do not build in one directory. The system lets go when a process ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _lock(home: Path, how: int) -> Iterator[IO[str]]:
+    """Held by one that builds or removes an environment, shared by those that use it.
+
+    The file stays: two that come one after the other must lock the same.
+    """
+    with home.with_suffix(".lock").open("a") as file:
+        fcntl.flock(file, how)
+        yield file
+
+
+def _hold(home: Path) -> bool:
+    """Whether the environment is there; from now on nobody removes it."""
+    with _lock(home, fcntl.LOCK_SH) as file:
+        is_there = (home / _COMPLETE).exists()
+        if is_there:  # a lock is the file's, so that a copy holds it, too
+            in_use.append(os.fdopen(os.dup(file.fileno()), "a"))
+    return is_there
 
 
 def _run(command: Sequence[str], name: str) -> None:
@@ -244,6 +268,16 @@ def kept() -> list[tuple[Path, int, list[str]]]:
     return found
 
 
-def remove() -> None:
-    """Remove every environment, and what killed gates left of one."""
-    shutil.rmtree(directory(), ignore_errors=True)
+def remove() -> list[Path]:
+    """Remove all environments but those that running gates use, which it returns.
+
+    Also removed is what killed gates left of one.
+    """
+    used = []
+    for home in sorted(path for path in directory().glob("*") if path.is_dir()):
+        try:
+            with _lock(home, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                shutil.rmtree(home, ignore_errors=True)
+        except BlockingIOError:
+            used.append(home)
+    return used

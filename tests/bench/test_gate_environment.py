@@ -123,8 +123,15 @@ def test_another_wish_is_built_once_with_nothing_of_the_callers(offline, monkeyp
     assert python.startswith(str(home))
     assert size > 1e6
     assert "only_in_head==1.0" in asked
-    gate_environment.remove()
+    assert gate_environment.remove() == [home]  # a running gate's: this one's
+    assert gate_environment.kept()
+    while gate_environment.in_use:
+        gate_environment.in_use.pop().close()
+    half = home.with_name("half")  # of a gate that was killed
+    half.mkdir()
+    assert gate_environment.remove() == []
     assert gate_environment.kept() == []
+    assert not half.exists()
 
 
 # A whole gate
