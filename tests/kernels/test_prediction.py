@@ -1,6 +1,7 @@
 """The reckoning follows what it is made of."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,3 +50,34 @@ def test_a_link_of_a_wavefront_waits_for_the_longer_of_two():
         assert link["step"] == pytest.approx(step["step"] + link["below"])
     counted = microseconds_a_step(TILE, 64, 4, torch.float32, "tf32", False, 2)
     assert counted["below"] == 0  # the barrier takes longer than so little
+
+
+def test_the_page_says_what_is_reckoned_today():
+    """Every predicted microsecond in the tables of kernels/README.md."""
+    cells = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn_tanh"}
+    precisions = {"IEEE": (torch.float32, "ieee"), "TF32": (torch.float32, "tf32"),
+                  "bfloat16": (torch.bfloat16, "ieee")}  # fmt: skip
+    page = (Path(__file__).parents[2] / "kernels" / "README.md").read_text("utf-8")
+    heading, layer, precision, rows = [], "", "", 0
+    for line in page.splitlines():
+        words = [word.strip() for word in line.strip("|").split("|")] if line[:1] == "|" else []
+        if words[2:3] == ["direction"]:
+            heading = words
+        elif words[2:3] in (["forward"], ["backward"]) and "predicted" in " ".join(heading):
+            layer, precision, way = words[0] or layer, words[1] or precision, words[2]
+            said = dict(zip(heading, words, strict=True))
+            cell, H = cells[layer.split()[0]], int(layer.split()[-1])
+            sizes = (cell, 32, H, *precisions[precision])
+            layers = 2 if "×" in layer else 1
+            parts = predict(*sizes, layers=layers)[way]
+            marks = predict(*sizes, layers=layers, marked=True).get(way, {"step": None})
+            wanted = parts | dict.fromkeys(
+                ("predicted", "predicted, barrier", "predicted, counters"), parts["step"]
+            ) | dict.fromkeys(("predicted, marks", "marks"), marks["step"])  # fmt: skip
+            for name in said.keys() & wanted.keys():
+                value = wanted[name]
+                assert said[name] == ("–" if value is None else f"{value:.2f}"), (name, line)
+                rows += 1
+        elif not words:
+            heading = []
+    assert rows > 80
