@@ -41,6 +41,7 @@ KINDS = {
 U1, U2, U4, U8, F4 = np.uint8, np.uint16, np.uint32, np.uint64, np.float32
 RUNNING, BARRIER, ASLEEP, OVER = range(4)
 LANES = np.arange(32)
+NEIGHBOURS = {count: np.arange(count) for count in (1, 2, 4, 8)}
 GROUP, THREAD = LANES // 4, LANES % 4  # as the PTX ISA calls them where fragments are laid out
 
 # Where the elements of `mma`'s fragments stand: (registers, lanes) -> row and column
@@ -89,14 +90,14 @@ class Block:
         self.epoch = 1
         self.writer = np.full(halves, -1, dtype=np.int16)
         self.written = np.zeros(halves, dtype=np.int32)  # the epoch
-        self.readers = np.zeros(halves, dtype=np.uint32)  # a bit for each warp
-        self.read = np.zeros(halves, dtype=np.int32)
+        self.readers = np.zeros(halves, dtype=np.uint32)  # a bit for each warp, in this epoch
+        self.written_last = 0  # the epoch in which somebody wrote something
         self.waiting = 0
 
     def halves(self, where, size):
         """The 2-byte pieces of `size` bytes at each address."""
         first = (where >> 1).astype(np.int64)
-        return first if size <= 2 else (first[:, None] + np.arange(size // 2)).ravel()
+        return first if size <= 2 else (first[:, None] + NEIGHBOURS[size // 2]).ravel()
 
     def count(self, where, size):
         """Cycles: shared memory has 32 banks of 4 bytes, and a bank gives one word a cycle.
@@ -123,12 +124,11 @@ class Block:
     def note_read(self, warp, where, size):
         self.count(where, size)
         at = self.halves(where, size)
-        others = (self.written[at] == self.epoch) & (self.writer[at] != warp)
-        if others.any():
-            raise SharedRace(self.text(warp, "reads", at[others][0], "has just been written"))
-        seen = np.where(self.read[at] == self.epoch, self.readers[at], 0)
-        self.readers[at] = seen | (1 << warp)
-        self.read[at] = self.epoch
+        if self.written_last == self.epoch:
+            others = (self.written[at] == self.epoch) & (self.writer[at] != warp)
+            if others.any():
+                raise SharedRace(self.text(warp, "reads", at[others][0], "has just been written"))
+        self.readers[at] |= 1 << warp
 
     def note_write(self, warp, where, size, changes=True):
         """`changes`: for which addresses what is written is not what stands there already.
@@ -139,11 +139,11 @@ class Block:
         at = self.halves(where, size)
         others = (self.written[at] == self.epoch) & (self.writer[at] != warp)
         others &= np.repeat(changes, max(1, size // 2)) if changes is not True else True
-        others |= (self.read[at] == self.epoch) & ((self.readers[at] & ~np.uint32(1 << warp)) != 0)
+        others |= (self.readers[at] & ~np.uint32(1 << warp)) != 0
         if others.any():
             raise SharedRace(self.text(warp, "writes", at[others][0], "is still in use"))
         self.writer[at] = warp
-        self.written[at] = self.epoch
+        self.written[at] = self.written_last = self.epoch
 
     def text(self, warp, does, half, what):
         return f"program {self.place}, warp {warp} {does} shared byte {2 * half}, which {what}"
@@ -192,7 +192,9 @@ class Warp:
 
     @staticmethod
     def fma(a, b, c):
-        return (a.astype(np.float64) * b + c).astype(c.dtype)
+        sums = np.multiply(a, b, dtype=np.float64)
+        sums += c
+        return sums.astype(c.dtype)
 
     @staticmethod
     def pack(low, high, kind):
@@ -228,17 +230,17 @@ class Warp:
     def multiply_tf32(self, a, b, c):
         keep = U4(0xFFFFE000)  # the sign, 8 bits of exponent and 10 of the mantissa
         left, right = np.empty((16, 8), dtype=F4), np.empty((8, 8), dtype=F4)
-        left[ROW_A, TF32_K] = (np.stack(a) & keep).view(F4)
-        right[TF32_B_K, GROUP] = (np.stack(b) & keep).view(F4)
-        return self.multiply(left, right, np.stack(c))
+        left[ROW_A, TF32_K] = (np.array(a) & keep).view(F4)
+        right[TF32_B_K, GROUP] = (np.array(b) & keep).view(F4)
+        return self.multiply(left, right, np.array(c))
 
     def multiply_halves(self, a, b, c, widen):
         """Operands of 16 bits, two in a register."""
         left, right = np.empty((16, 16), dtype=F4), np.empty((16, 8), dtype=F4)
-        a, b = widen(np.stack(a).view(U2)), widen(np.stack(b).view(U2))
+        a, b = widen(np.array(a).view(U2)), widen(np.array(b).view(U2))
         left[ROW_A, HALF_K], left[ROW_A, HALF_K + 1] = a[:, 0::2], a[:, 1::2]
         right[HALF_B_K, GROUP], right[HALF_B_K + 1, GROUP] = b[:, 0::2], b[:, 1::2]
-        return self.multiply(left, right, np.stack(c))
+        return self.multiply(left, right, np.array(c))
 
     def multiply_bf16(self, a, b, c):
         return self.multiply_halves(a, b, c, self.widen)
@@ -255,7 +257,7 @@ class Warp:
         if len(lanes):
             where = where[lanes]
             self.block.note_read(self.number, where, size * count)
-            out[lanes] = self.block.views[kind][(where // size)[:, None] + np.arange(count)]
+            out[lanes] = self.block.views[kind][(where // size)[:, None] + NEIGHBOURS[count]]
         return np.ascontiguousarray(out.T)
 
     def store_shared(self, where, kind, values, active):
@@ -263,7 +265,7 @@ class Warp:
         lanes = LANES if active is None else np.flatnonzero(active)
         if len(lanes):
             where, memory = where[lanes], self.block.views[kind]
-            at = (where // size)[:, None] + np.arange(count)
+            at = (where // size)[:, None] + NEIGHBOURS[count]
             new = np.stack(values, axis=1)[lanes]
             self.block.note_write(self.number, where, size * count, (memory[at] != new).any(axis=1))
             memory[at] = new
@@ -292,12 +294,13 @@ class Warp:
 
     def load_global(self, where, kind, count, active, acquire=False, relaxed=False):
         size = np.dtype(kind).itemsize
-        lanes = LANES if active is None else np.flatnonzero(active)
+        is_whole = active is None or bool(active.all())
+        lanes = LANES if is_whole else np.flatnonzero(active)
         out = np.zeros((32, count), dtype=kind)
         if relaxed and self.looked_at is None:
             self.looked_at = self.machine.changes
         if len(lanes):
-            where = where[lanes]
+            where = where if is_whole else where[lanes]
             if acquire:
                 for address in set(where.tolist()):
                     self.machine.atomic(self.block, address, "acquire")
@@ -306,7 +309,11 @@ class Warp:
             memory, at = self.machine.at(where, kind)
             if not (acquire or relaxed):
                 self.block.count_lines(at * size)
-            out[lanes] = memory[at[:, None] + np.arange(count)]
+            found = memory[at[:, None] + NEIGHBOURS[count]]
+            if is_whole:
+                out = found
+            else:
+                out[lanes] = found
             if acquire:
                 self.looked.update(zip(where.tolist(), out[lanes, 0].tolist(), strict=True))
         return np.ascontiguousarray(out.T)
@@ -335,7 +342,7 @@ class Warp:
             where = where[lanes]
             new = np.stack(values, axis=1)[lanes]
             memory, at = self.machine.at(where, kind)
-            at = at[:, None] + np.arange(count)
+            at = at[:, None] + NEIGHBOURS[count]
             # Where a tile is smaller than a program, several threads say the same.
             if not relaxed or (memory[at] != new).any():
                 self.machine.store(self.block, where, size * count, relaxed)
@@ -434,14 +441,16 @@ class Machine:
     def run(self):
         """Until everybody is done.
 
-        A warp that looks at a counter in vain sleeps until the counter has changed: at the latest
-        until nobody else can go on, at times earlier.
+        A warp that looks in vain sleeps: at the latest until nobody else can go on, and one or the
+        other is woken earlier, most of the time to look in vain once more.
         """
         ready, asleep = list(self.warps), []
         changes = -1  # when everybody was woken last
         while ready or asleep:
-            if not ready or (asleep and self.choose.random() < 0.01):
-                if not ready and self.changes == changes:
+            if asleep and ready and self.choose.random() < 0.01:
+                ready.append(asleep.pop(self.choose.randrange(len(asleep))))
+            if not ready:
+                if self.changes == changes:
                     places = sorted({warp.block.place for warp in asleep})
                     raise Hang(f"{self.launch.kernel}: programs {places} wait for ever")
                 changes = self.changes
@@ -475,6 +484,7 @@ class Machine:
             return []
         block.waiting = 0
         block.epoch += 1
+        block.readers.fill(0)
         if self.memory:
             self.memory.barrier(block.number)
         first = block.number * block.warps

@@ -48,6 +48,7 @@ class Buffer:
     written: np.ndarray  # (elements,), the writer's clock
     read: np.ndarray  # (programs, elements), each reader's clock
     relaxed: np.ndarray  # (elements,), whether it was written by a relaxed store
+    is_written: bool = False  # at all: most are not
 
 
 class Memory:
@@ -73,7 +74,7 @@ class Memory:
             Buffer(
                 " = ".join(names), start, itemsize,
                 np.full(size // itemsize, -1), np.zeros(size // itemsize, dtype=np.int64),
-                np.zeros((count, size // itemsize), dtype=np.int64),
+                np.zeros((count, size // itemsize), dtype=np.int32),
                 np.zeros(size // itemsize, dtype=bool),
             )
             for start, (names, size, itemsize) in storages.items()
@@ -112,12 +113,13 @@ class Memory:
 
     def load(self, program, addresses, size=None, relaxed=False):
         buffer, at = self.find(program, addresses, "reads", size)
-        writers = buffer.writer[at]
-        if relaxed:
-            writers = np.where(buffer.relaxed[at], -1, writers)
-        for other in set(writers.tolist()) - {-1, program}:
-            by = at[writers == other]
-            self._check(program, buffer, by, buffer.written[by], other, "reads")
+        if buffer.is_written:
+            writers = buffer.writer[at]
+            if relaxed:
+                writers = np.where(buffer.relaxed[at], -1, writers)
+            for other in set(writers.tolist()) - {-1, program}:
+                by = at[writers == other]
+                self._check(program, buffer, by, buffer.written[by], other, "reads")
         if not relaxed:
             buffer.read[program, at] = self.clocks[program, program]
 
@@ -137,6 +139,7 @@ class Memory:
         for other in set(writers.tolist()) - {-1, program}:
             by = at[writers == other]
             self._check(program, buffer, by, buffer.written[by], other, "overwrites")
+        buffer.is_written = True
         buffer.writer[at] = program
         buffer.written[at] = self.clocks[program, program]
         buffer.relaxed[at] = relaxed
