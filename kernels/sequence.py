@@ -41,8 +41,9 @@ from kernels.gates import (
 )
 from kernels.grid_barrier import STRIDE, arrive, wait
 from kernels.marks import mark, store_for_others, store_gates_for_others
-from kernels.product import apart, kept_weights, product_with_exchanged
+from kernels.product import apart, product_with_exchanged
 from kernels.step import compile_options, on_device_of
+from kernels.weights import kept_weights
 
 COUNTER_STRIDE = tl.constexpr(STRIDE)
 

@@ -50,9 +50,10 @@ from kernels.gates import (
 )
 from kernels.grid_barrier import STRIDE, arrive, wait
 from kernels.marks import mark, store_for_others, store_gates_for_others
-from kernels.product import apart, kept_weights, product_with_exchanged
+from kernels.product import apart, product_with_exchanged
 from kernels.sequence import launch_options
 from kernels.step import on_device_of
+from kernels.weights import kept_weights
 
 COUNTER_STRIDE = tl.constexpr(STRIDE)
 
