@@ -35,8 +35,9 @@ PALETTE = (
     "#7a7f87",
     "#aa3377",
     "#999933",
+    "#6f4c9b",
 )
-MARKERS = "osD^vPX*<h"
+MARKERS = "osD^vPX*<hp"
 
 CARD, INK, MUTED, GRID = "#fdfdfc", "#22262b", "#686e76", "#e4e6e9"
 DARK = {CARD: "#16191e", INK: "#e4e7eb", MUTED: "#9ba3ad", GRID: "#2d333b"}

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from bench.plots import PLOTS, bars, curves, points, style, write_all
 from bench.ranking import Report, load
 from bench.results import CURVES, ROUNDS
+from deeprnn import implementations
 
 from .example_report import IMPLEMENTATIONS, write
 
@@ -161,6 +162,12 @@ def test_colours_depend_on_the_names_alone():
     many = [f"n{i:02}" for i in range(3 * len(style.PALETTE))]
     looks = zip(style.colours(many).values(), style.markers(many).values(), strict=True)
     assert len(set(looks)) == len(many)
+
+
+def test_every_implementation_has_a_colour_and_a_marker_of_its_own():
+    names = implementations.names()
+    assert len(set(style.colours(names).values())) == len(names)
+    assert len(set(style.markers(names).values())) == len(names)
 
 
 def luminance(colour: str) -> float:
