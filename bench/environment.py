@@ -18,6 +18,15 @@ PACKAGES = ("torch", "triton", "numpy", "pytest-benchmark")
 
 PROJECT = Path(__file__).resolve().parent.parent
 
+GPU_MEMORY_A_WORKER = 2**30
+MEMORY_A_WORKER = 2 * 2**30
+"""Bytes reckoned for a worker beside a GPU: its CUDA context and its tensors, its libraries."""
+
+CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
 
 def commit() -> str:
     """The commit of this checkout, ``+dirty`` if code differs from it; else the version."""
@@ -69,14 +78,39 @@ def default_threads(device: str = "cpu") -> int:
 
 
 def prepare_at_once(device: str, threads: int, hurried: bool) -> int:
-    """How many cases of a workload build and compile side by side.
+    """How many cases build and compile side by side.
 
     One on a CPU, where they would fight for the processors that are measured. Beside a GPU the
     processors are idle otherwise, and compilers take most of a run's time.
     """
     if hurried:
         return threads + 1  # one more than processors: while one loads, the others compute
-    return 1 if device == "cpu" else max(1, usable_processors() // 2)
+    return 1 if device == "cpu" else usable_processors()
+
+
+def workers_at_most(device: str) -> int:
+    """How many workers may be alive at once, though one workload's always are.
+
+    Beside a GPU several workloads are prepared before the first is timed: they compile together
+    then, and nobody waits for the slowest of each. It has to fit into both memories.
+    """
+    if device == "cpu":
+        return 0
+    import torch
+
+    free, _ = torch.cuda.mem_get_info()
+    return int(min(free // GPU_MEMORY_A_WORKER, usable_memory() // MEMORY_A_WORKER))
+
+
+def usable_memory() -> int:
+    """Bytes of memory that this process may still take, also where a container has a limit."""
+    limits = [psutil.virtual_memory().available]
+    for path in CONTAINER_LIMITS:
+        try:
+            limits.append(int(path.read_text()))
+        except (OSError, ValueError):  # no such limit, or "max"
+            continue
+    return min(limits)
 
 
 def describe(device: str, threads: int) -> dict[str, dict[str, Any]]:

@@ -68,6 +68,7 @@ def make(request: dict[str, Any]) -> dict[str, Any]:
         "seed": request["seed"],
         "threads": threads,
         "prepare_at_once": at_once,
+        "workers_at_most": environment.workers_at_most(device),
         "speeds_count": not profile.hurried,
         "case_seconds": request["case_seconds"] or profile.case_seconds,
         "only": request["only"],

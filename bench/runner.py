@@ -109,8 +109,8 @@ class Runner:
                 if case.get("timed", True):
                     groups.setdefault(case.get("group", case["workload"]), []).append(case)
             self._run_untimed([c for c in runnable if not c.get("timed", True)])
-            for group, cases in groups.items():
-                self._run_side_by_side(group, cases)
+            for together in self._as_many_as_fit(groups):
+                self._run_side_by_side({group: groups[group] for group in together})
         finally:
             self._stop_all()
             self.progress.close()
@@ -126,10 +126,30 @@ class Runner:
 
     # Cases that are compared: their rounds take turns
 
-    def _run_side_by_side(self, group: str, cases: list[dict[str, Any]]) -> None:
-        title = self.workloads[group]["title"] + ": " if group in self.workloads else ""
-        self.progress.say(f"{title}{group}, {counted(len(cases), 'case')}")
-        active = self._all(cases, self._prepare)
+    def _as_many_as_fit(self, groups: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
+        """Groups in their order, in lots whose workers may all be alive at once."""
+        lots: list[list[str]] = []
+        alive = 0
+        for group, cases in groups.items():
+            if not lots or alive + len(cases) > self.plan["workers_at_most"]:
+                lots.append([])
+                alive = 0
+            lots[-1].append(group)
+            alive += len(cases)
+        return lots
+
+    def _run_side_by_side(self, groups: dict[str, list[dict[str, Any]]]) -> None:
+        for group, cases in groups.items():
+            title = self.workloads[group]["title"] + ": " if group in self.workloads else ""
+            self.progress.say(f"{title}{group}, {counted(len(cases), 'case')}")
+        # What is slow to compile is so for every workload: begun together, they end together.
+        cases = sorted((c for cs in groups.values() for c in cs), key=lambda c: c["implementation"])
+        prepared = {a.case["case_id"]: a for a in self._all(cases, self._prepare)}
+        for cases in groups.values():
+            ids = [c["case_id"] for c in cases]
+            self._take_turns([prepared[case_id] for case_id in ids if case_id in prepared])
+
+    def _take_turns(self, active: list[ActiveCase]) -> None:
         turn = 0
         while any(not a.is_over for a in active):
             epochs = self._epochs_a_turn(active)

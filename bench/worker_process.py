@@ -66,6 +66,8 @@ def worker_environment(
     if device == "cpu":
         fixed["TRITON_INTERPRET"] = "1"
         fixed["CUDA_VISIBLE_DEVICES"] = ""
+    else:  # many compile side by side there; each would take as many processes as there are cores
+        fixed["TORCHINDUCTOR_COMPILE_THREADS"] = str(threads)
     if cache is not None:
         fixed["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(cache, "inductor")
         fixed["TRITON_CACHE_DIR"] = os.path.join(cache, "triton")

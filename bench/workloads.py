@@ -280,7 +280,7 @@ PROFILES: dict[str, Profile] = {
                 ),
                 *_HALF_WORKLOADS,
             ),
-            case_seconds=150.0,
+            case_seconds=240.0,
             validate_every=10,
             layers_seconds=60.0,
             leaves_out=(

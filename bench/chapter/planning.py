@@ -74,6 +74,7 @@ def make(request: dict[str, Any], device: str) -> dict[str, Any]:
         "seed": 0,
         "threads": threads,
         "prepare_at_once": environment.prepare_at_once(device, threads, hurried=False),
+        "workers_at_most": environment.workers_at_most(device),
         "learn_at_once": environment.usable_processors() if device == "cpu" else 4,
         "learn_threads": 1,
         "speeds_count": True,

@@ -51,11 +51,15 @@ def test_what_would_change_the_measurement_is_not_inherited(monkeypatch):
     for name in LEFT_OUT:
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("DEEPRNN_SOMETHING_ELSE", "kept")
+    monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS", raising=False)
     for device in ("cpu", "cuda"):
         environment = worker_environment(device, 1)
         assert environment["DEEPRNN_SOMETHING_ELSE"] == "kept"
         left = set(LEFT_OUT) & set(environment)
         assert left == ({"TRITON_INTERPRET"} if device == "cpu" else set())
+        # Beside a GPU many compile at once: none of them takes all processors for itself.
+        threads = environment.get("TORCHINDUCTOR_COMPILE_THREADS")
+        assert threads == (None if device == "cpu" else "1")
 
 
 def test_a_thread_that_ends_keeps_no_other_from_being_pinned(start, monkeypatch):
