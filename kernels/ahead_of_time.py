@@ -281,6 +281,9 @@ def loops_over_time(kernel: str) -> bool:
 def expected_in_flight(options: dict[str, Any], dtype: torch.dtype) -> int:
     """Vectors of 16 bytes that a thread loads of the pieces asked for at a time."""
     inner = options["H"] * (1 if "SAVE" in options else options["G"])  # forward, backward
+    if options["BLOCK_K"] == tiling.QUAD:  # each has its own, and no room for all at a time
+        quads = triton.cdiv(inner, options["SHARES"] * tiling.QUAD)
+        return int(options["BLOCK_B"] * min(options["AHEAD"], 4, quads))
     ahead = min(inner, options["AHEAD"] * options["SHARES"] * options["BLOCK_K"])
     return options["BLOCK_B"] * ahead * dtype.itemsize // (THREADS * 16)
 

@@ -5,7 +5,7 @@ that loop over time:
 
     instructions  of a warp in one step, everything in the loop once
     barriers      among the warps of a program; at each, the fastest waits for the slowest
-    in flight     loads of exchanged rows that a warp asks for before it waits for the first:
+    in flight     loads of exchanged rows that a warp has asked for before it waits for one of them:
                   few, and the latency of L2 is paid again and again
 
 Read from `cuobjdump -sass`, which Triton ships beside its ptxas.
@@ -67,12 +67,20 @@ def longest_loop(listing: str) -> list[str]:
 
 def count(loop: list[str]) -> Step:
     """Count in a loop; predicates (`@!P0`) do not matter, everything counts once."""
-    opcodes = [re.sub(r"^@!?U?P\w+\s+", "", text).split()[0] for text in loop]
-    in_flight = most = 0
-    for opcode in opcodes:
+    plain = [re.sub(r"^@!?U?P\w+\s+", "", text) for text in loop]
+    opcodes = [text.split()[0] for text in plain]
+    in_flight: list[set[int]] = []  # the registers that each load will fill, oldest first
+    most = 0
+    for opcode, text in zip(opcodes, plain, strict=True):
+        named = {int(number) for number in re.findall(r"\bR(\d+)", text)}
+        # What names a register waits for it, and so for what was asked for before.
+        waited = [i for i, filled in enumerate(in_flight) if filled & named]
+        in_flight = in_flight[waited[-1] + 1 :] if waited else in_flight
+        if opcode.startswith("BAR."):
+            in_flight = []
         if opcode.startswith("LDG.") and "STRONG.GPU" in opcode:
-            in_flight += 1
-            most = max(most, in_flight)
-        elif opcode.startswith(("STS", "BAR", "CCTL")):  # needs what was loaded
-            in_flight = 0
+            first = int(re.findall(r"\bR(\d+)", text)[0])
+            words = next((n // 32 for n in (128, 64) if f".{n}." in opcode), 1)
+            in_flight = [*in_flight, set(range(first, first + words))]
+            most = max(most, len(in_flight))
     return Step(len(opcodes), sum(opcode.startswith("BAR.") for opcode in opcodes), most)

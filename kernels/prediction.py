@@ -47,6 +47,8 @@ def microseconds_a_step(tile: Tile, H: int, G: int, dtype: torch.dtype, input_pr
     # has columns or rows: four times, or two where there is not enough for all threads.
     uses = 4 if tile.block_b * columns * tile.shares >= 16 * 128 else 2
     plain = tile.block_b * k * columns * 2 * dtype.itemsize / uses
+    if tile.in_registers and not on_tensor_cores:
+        plain = 0.0  # weights are there, and rows come as fast from L2 as they are used
     kept = 0.0 if tile.in_registers else k * columns * dtype.itemsize
     through_shared = kept if on_tensor_cores else plain
     through_shared += exchanged if tile.staged else 0

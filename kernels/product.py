@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 
 from kernels.marks import elements_of, look_constraints, look_until_written, words_of
-from kernels.weights import elements
+from kernels.multiply_adds import ROWS, multiply_adds
+from kernels.weights import QUAD, elements
 
 
 @triton.jit
@@ -169,6 +170,24 @@ def product_with_exchanged(pointer, weights, group, B, K: tl.constexpr, BLOCK_B:
     then `waits` is false. Others have been waited for.
     """
     LOOK: tl.constexpr = MARKED and PTX  # in the interpreter rows are there
+    if BLOCK_K == QUAD:
+        tl.static_assert(BLOCK_B == ROWS and not LOOK)
+        sums = multiply_adds(pointer, weights, group, B, K, COLUMNS, SHARES, AHEAD)
+    else:
+        sums = products(
+            pointer, weights, group, B, waits, K, BLOCK_B, COLUMNS, BLOCK_K, SHARES, PRECISION,
+            UPCAST, COMPUTE, AHEAD, PTX, STAGED, LOOK,
+        )  # fmt: skip
+    return add_shares(sums, SHARES, BLOCK_B, COLUMNS)
+
+
+@triton.jit
+def products(pointer, weights, group, B, waits, K: tl.constexpr, BLOCK_B: tl.constexpr,
+             COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
+             PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
+             AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr,
+             LOOK: tl.constexpr):  # fmt: skip
+    """The product by `tl.dot`, before the shares are added up: (SHARES, BLOCK_B, COLUMNS)."""
     WORDS: tl.constexpr = 4 if LOOK and not STAGED else 1
     TURNS: tl.constexpr = 1 if PRECISION == "ieee" and elements(pointer, 4) == 1 else 4
     DEPTH: tl.constexpr = SHARES * BLOCK_K
@@ -209,7 +228,7 @@ def product_with_exchanged(pointer, weights, group, B, K: tl.constexpr, BLOCK_B:
             a3 = tl.dot(whole, w, a3, input_precision=PRECISION, out_dtype=COMPUTE)
     if TURNS == 4:
         a0 = (a0 + a1) + (a2 + a3)
-    return add_shares(a0, SHARES, BLOCK_B, COLUMNS)
+    return a0
 
 
 @triton.jit

@@ -36,6 +36,11 @@ REGISTERS_AHEAD = 128
 # two sets, of which its own may lie in registers, forward; backward saved gates take the room.
 REGISTERS_KEPT = 96
 REGISTERS_KEPT_IN_WAVEFRONT = 64
+# Plain multiply-adds by threads: registers that weights may take, elements of K in a vector, and
+# how many vectors of each row are asked for at a time.
+REGISTERS_OF_THREADS = 128
+QUAD = 4
+QUADS_AHEAD = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,9 +191,12 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
             continue
         columns = block_h if backward or G == 1 else 4 * block_h
         few_rows = block_b < 16
+        by_threads = None
+        if is_plain and block_b == 4 and layers == 1 and not marked:
+            by_threads = _tile_of_threads(block_h, H, G, dtype, backward)
         # Eight threads side by side want 32 columns, else they meet in the banks of the rows; and
         # two products of so few rows spill.
-        if block_b < 8 and (columns < 32 or layers > 1):
+        if block_b < 8 and (columns < 32 or layers > 1) and by_threads is None:
             continue
         # Forward little is exchanged: more than that is saved twice as many weights cost.
         if few_rows and not is_plain and columns > 32:
@@ -220,6 +228,7 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
             room = 0 if backward else REGISTERS_KEPT_IN_WAVEFRONT
         if not tile.staged and kept_bytes(tile, H, G, dtype, backward) <= room * 4 * 128:
             tile = dataclasses.replace(tile, in_registers=True)
+        tile = by_threads or tile
         needed = shared_memory(tile, H, G, dtype, backward, chip, 1 if layers == 1 else 2)
         if needed > chip.shared_memory:
             reason = reason or (
@@ -240,6 +249,20 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
     kernel = "the sequence kernel" if layers == 1 else f"the wavefront of {layers} layers"
     kernel = "the dataflow kernel" if marked else kernel
     return f"{kernel} does not fit at H {H}, B {B}, {dtype}: {reason}"
+
+
+def _tile_of_threads(block_h: int, H: int, G: int, dtype: torch.dtype,
+                     backward: bool) -> Tile | None:  # fmt: skip
+    """The tile for plain multiply-adds by threads alone, if its weights go into their registers.
+
+    Not for marked rows: to be looked at again they would have to be in registers all together.
+    """
+    columns = block_h if backward or G == 1 else 4 * block_h
+    shares = 4 * 128 // columns  # four rows and four columns a thread
+    tile = Tile(4, block_h, QUAD, SEQUENCE_WARPS, 1, ahead=QUADS_AHEAD, ptx=True, shares=shares,
+                staged=False, in_registers=True)  # fmt: skip
+    fits = kept_bytes(tile, H, G, dtype, backward) <= REGISTERS_OF_THREADS * 4 * 128
+    return tile if fits and H % QUAD == 0 else None  # vectors lie at multiples of 16 bytes
 
 
 def _longest_piece(is_plain: bool, on_nvidia: bool, shares: int, block_b: int, backward: bool,

@@ -13,6 +13,10 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from kernels import tiling
+
+QUAD = tl.constexpr(tiling.QUAD)  # a piece so short is for threads (`kernels/multiply_adds.py`)
+
 
 @triton.constexpr_function
 def elements(pointer: Any, size: int) -> int:
@@ -47,11 +51,14 @@ def kept_weights(weight_ptr, slice, BACKWARD: tl.constexpr, H: tl.constexpr, G: 
     Forward all gates stand in one matrix so that one product makes them: column u·P + g is gate g
     of unit u, with P the gates rounded up to a power of two; K is H. Backward a column is a unit
     and K is G·H. For tensor cores K is numbered as the rows come (`number_of`).
+    A piece of four elements is a thread's, and the tiles are those of `weights_of_threads`.
     """
     P: tl.constexpr = 1 if BACKWARD or G == 1 else 4
     K: tl.constexpr = G * H if BACKWARD else H
     PIECES: tl.constexpr = (K + SHARES * BLOCK_K - 1) // (SHARES * BLOCK_K)
-    if IN_REGISTERS:
+    if BLOCK_K == QUAD:
+        return weights_of_threads(weight_ptr, slice, BACKWARD, H, G, P, PIECES, BLOCK_H, SHARES)
+    elif IN_REGISTERS:
         tl.static_assert(not UPCAST, "only the interpreter wants other operands than there are")
         return weights_in_registers(
             weight_ptr, slice, BACKWARD, H, G, P, PIECES, BLOCK_H, BLOCK_K, SHARES, WORDS
@@ -171,4 +178,47 @@ def weights_in_registers(weight_ptr, slice, BACKWARD: tl.constexpr, H: tl.conste
             first, third = tl.split(even)
             second, fourth = tl.split(odd)
             tiles = tiles + (first, second, third, fourth)  # noqa: RUF005
+    return tiles
+
+
+@triton.jit
+def four_of(tile):
+    """The last dimension (of two, and of four elements) taken apart; a thread has it whole."""
+    even, odd = tl.split(tl.reshape(tile, (tile.shape[0], 2, 2)))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth
+
+
+@triton.jit
+def weights_of_threads(weight_ptr, slice, BACKWARD: tl.constexpr, H: tl.constexpr,
+                       G: tl.constexpr, P: tl.constexpr, PIECES: tl.constexpr,
+                       BLOCK_H: tl.constexpr, SHARES: tl.constexpr):  # fmt: skip
+    """`kept_weights` for plain multiply-adds, in registers of the threads that use them.
+
+    (THREADS,) tiles, an element each: the four columns of the first k, of the second and so on, K
+    in the order of the quads, threads as in `kernels/multiply_adds.py`. Forward memory runs along K
+    and a thread loads a vector of it; backward it runs along the columns.
+    """
+    FOURS: tl.constexpr = BLOCK_H * P // 4
+    thread = tl.arange(0, SHARES * FOURS)[:, None]
+    four = tl.arange(0, 4)[None, :]
+    share = thread // FOURS
+    ours = thread % FOURS * 4
+    tiles = ()
+    for piece in tl.static_range(PIECES):
+        first = (piece * SHARES + share) * 4
+        loaded = ()
+        for i in tl.static_range(4):
+            if BACKWARD:
+                where, mask = weight_at(
+                    weight_ptr, slice, ours + four, first + i, BACKWARD, H, G, P, BLOCK_H
+                )
+            else:
+                where, mask = weight_at(
+                    weight_ptr, slice, ours + i, first + four, BACKWARD, H, G, P, BLOCK_H
+                )
+            loaded = loaded + four_of(tl.load(where, mask=mask, other=0.0))
+        for i in tl.static_range(16):
+            tiles = tiles + (loaded[i if BACKWARD else i % 4 * 4 + i // 4],)  # noqa: RUF005
     return tiles

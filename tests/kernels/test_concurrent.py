@@ -12,7 +12,17 @@ import pytest
 import torch
 from triton.runtime.interpreter import InterpretedFunction
 
-from kernels import floors, gates, grid_barrier, product, sequence, step, tiling, wavefront
+from kernels import (
+    floors,
+    gates,
+    grid_barrier,
+    multiply_adds,
+    product,
+    sequence,
+    step,
+    tiling,
+    wavefront,
+)
 from kernels.cells import GATES
 from kernels.function import sequence_layer, step_layer
 
@@ -32,6 +42,7 @@ CELLS = tuple(GATES)
 TILE = tiling.Tile(block_b=16, block_h=16, block_k=16, num_warps=2, num_stages=1)
 T, B, H, L = 3, 19, 40, 2  # three slices, the last one with 8 units; two groups, one with 3 rows
 GRID = (3, 2, 1)
+USERS = (floors, gates, grid_barrier, multiply_adds, product, sequence, step, wavefront)
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +58,25 @@ def test_sequence(cell, make_case, check, poisoned):
         check(sequence_layer, make_case(cell, T, B, H))
     assert [launch.grid for launch in launches] == [GRID, GRID]
     assert all(launch.switches > 10 * T for launch in launches), launches
+
+
+def threads_alone(monkeypatch, G):
+    """Tiles of plain multiply-adds by threads, which an H100 has in IEEE float32."""
+    tiles = tuple(
+        tiling.Tile(
+            4, 16, tiling.QUAD, 4, 1, shares=512 // columns, staged=False, in_registers=True
+        )
+        for columns in (16 if G == 1 else 64, 16)
+    )
+    monkeypatch.setattr(tiling, "sequence_tiles", lambda *arguments, **options: tiles)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_sequence_by_threads_alone(cell, make_case, check, poisoned, monkeypatch):
+    threads_alone(monkeypatch, GATES[cell])
+    with concurrently() as launches:
+        check(sequence_layer, make_case(cell, T, 7, H))  # the second group has three rows
+    assert [launch.grid for launch in launches] == [(3, 2, 1)] * 2
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -110,7 +140,7 @@ def plant(monkeypatch, tmp_path, module, *changes):
     spec.loader.exec_module(planted)
     for name, value in vars(planted).items():
         if isinstance(value, InterpretedFunction) and value.fn.__module__ == "planted":
-            for user in (floors, gates, grid_barrier, product, sequence, step, wavefront):
+            for user in USERS:
                 if hasattr(user, name):
                     monkeypatch.setattr(user, name, value)
 
@@ -143,6 +173,14 @@ IN_THE_BARRIER = {
     "no-arrival": (ARRIVE, "", Hang),
     "arrival-counted-twice": (ARRIVE, 2 * ARRIVE, Race),
 }
+
+
+def test_a_row_too_many_for_threads_alone_is_found(make_case, monkeypatch, tmp_path):
+    threads_alone(monkeypatch, 1)
+    plant(monkeypatch, tmp_path, multiply_adds, ("B - 1) * K", "B) * K"))
+    case = make_case("rnn_tanh", T, 7, H)
+    assert found_by(lambda: case.run(sequence_layer, torch.float32, "cpu")) <= {Race, OutOfBounds}
+    assert found_by(lambda: case.run(sequence_layer, torch.float32, "cpu"))
 
 
 @pytest.mark.parametrize("bug", IN_THE_BARRIER)

@@ -40,6 +40,23 @@ def test_what_is_counted():
     assert count(longest_loop(LISTING)) == Step(instructions=10, barriers=2, in_flight=3)
 
 
+def test_a_load_is_in_flight_until_one_of_its_registers_is_named():
+    """And so are those asked for after it, which come later."""
+    loop = [
+        "LDG.E.128.STRONG.GPU R4, desc[UR4][R2.64] ",
+        "LDG.E.128.STRONG.GPU R8, desc[UR4][R2.64+0x10] ",
+        "FFMA R20, R20, R21, R22 ",  # none of theirs
+        "LDG.E.STRONG.GPU R12, desc[UR4][R2.64+0x20] ",
+        "FFMA R20, R9.reuse, R21, R20 ",  # of the second: the first has come, too
+        "LDG.E.64.STRONG.GPU R14, desc[UR4][R2.64+0x30] ",
+        "FFMA R20, R15, R21, R20 ",
+        "BRA 0x10 ",
+    ]
+    assert count(loop) == Step(instructions=8, barriers=0, in_flight=3)
+    loop[2] = "FFMA R20, R7, R21, R22 "  # the last word of the first
+    assert count(loop).in_flight == 2
+
+
 def test_straight_code_has_no_step():
     with pytest.raises(RuntimeError, match="no loop"):
         longest_loop(LISTING.replace("BRA", "NOP"))

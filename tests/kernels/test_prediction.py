@@ -29,6 +29,14 @@ def test_plain_arithmetic_is_what_bounds_ieee_float32():
     ieee = microseconds_a_step(TILE, 256, 4, torch.float32, "ieee", False)
     tf32 = microseconds_a_step(TILE, 256, 4, torch.float32, "tf32", False)
     assert ieee["product"] > tf32["product"]
+    # Threads that keep their weights have the arithmetic alone to do, not half of it.
+    staged = Tile(4, 16, 32, 4, 1, shares=8)
+    threads = replace(staged, block_k=4, staged=False, in_registers=True)
+    by_dot, alone = (
+        microseconds_a_step(tile, 256, 4, torch.float32, "ieee", False)["product"]
+        for tile in (staged, threads)
+    )
+    assert alone == pytest.approx(by_dot / 2, rel=0.1)
 
 
 def test_what_does_not_fit_has_no_prediction():

@@ -38,7 +38,7 @@ def test_every_sequence_tile_fits_the_chip_and_the_grid_is_co_resident(cell, chi
                 together = min(chip.shared_memory // needed, 2)
                 assert needed <= chip.shared_memory
                 assert programs <= together * chip.multiprocessors
-                assert tile.block_k >= 16
+                assert tile.block_k >= 16 or tile.block_k == tiling.QUAD
 
 
 @pytest.mark.parametrize("chip", ["sm_80", "sm_90", "sm_100", "gfx942"])
@@ -94,11 +94,34 @@ def test_weights_of_tensor_cores_stay_in_registers_where_those_suffice():
                 forward, backward = sequence_tiles(*sizes, layers=2, marked=marked)
                 assert forward.in_registers
                 assert not backward.in_registers
-    plain = sequence_tiles(32, 256, 4, torch.float32, "ieee", CHIPS["sm_90"])
     on_amd = sequence_tiles(32, 256, 4, torch.float32, "tf32", CHIPS["gfx942"])
     too_long = sequence_tiles(32, 1024, 4, torch.bfloat16, "ieee", CHIPS["sm_90"])
-    for tiles in (plain, on_amd, too_long):
+    for tiles in (on_amd, too_long):
         assert not any(tile.in_registers for tile in tiles)
+
+
+def test_plain_multiply_adds_are_left_to_threads_where_their_registers_suffice():
+    """Four rows and four columns a thread, all threads with something of their own to do."""
+    sizes = {"dtype": torch.float32, "input_precision": "ieee", "chip": CHIPS["sm_90"]}
+    for cell, H in (("lstm", 256), ("gru", 256), ("rnn_tanh", 512), ("lstm", 48), ("gru", 36)):
+        G = GATES[cell]
+        for backward, tile in enumerate(sequence_tiles(32, H, G, **sizes)):
+            assert (tile.block_b, tile.block_k, tile.in_registers) == (4, tiling.QUAD, True)
+            columns = tiling.columns_of(tile, G, bool(backward))
+            assert tile.shares * columns // 4 == 32 * tile.num_warps
+            kept = tiling.kept_bytes(tile, H, G, torch.float32, bool(backward))
+            assert kept // (4 * 128) <= tiling.REGISTERS_OF_THREADS
+    others = [
+        sequence_tiles(32, 42, 4, **sizes),  # rows that begin between vectors of 16 bytes
+        sequence_tiles(32, 512, 4, **sizes),  # more weights than registers
+        sequence_tiles(32, 256, 4, marked=True, **sizes),
+        sequence_tiles(32, 256, 4, layers=2, **sizes),
+        sequence_tiles(32, 256, 4, **{**sizes, "input_precision": "tf32"}),
+        sequence_tiles(32, 256, 4, **{**sizes, "chip": CHIPS["gfx942"]}),
+    ]
+    for tiles in others:
+        assert not isinstance(tiles, str)
+        assert all(tile.block_k >= 16 for tile in tiles)
 
 
 def test_a_program_in_registers_needs_shared_memory_for_its_sums_alone():
