@@ -19,7 +19,7 @@ PACKAGES = ("torch", "triton", "numpy", "pytest-benchmark")
 PROJECT = Path(__file__).resolve().parent.parent
 
 GPU_MEMORY_A_WORKER = 2**30
-MEMORY_A_WORKER = 2 * 2**30
+MEMORY_A_WORKER = 3 * 2**29
 """Bytes reckoned for a worker beside a GPU: its CUDA context and its tensors, its libraries."""
 
 CONTAINER_LIMITS = (

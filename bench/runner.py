@@ -121,6 +121,9 @@ class Runner:
 
     def _stop_all(self) -> None:
         self._is_stopping = True
+        # All at once: a driver takes its time to end a process, and there may be dozens.
+        for worker in list(self._alive):
+            worker.kill()
         for worker in list(self._alive):
             worker.stop()
 

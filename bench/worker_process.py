@@ -190,14 +190,19 @@ class WorkerProcess:
         last = f": {lines[-1].strip()}" if lines else ""
         return f"the worker ended without an answer, exit code {code}{last}"
 
+    def kill(self) -> None:
+        """End the worker and all it started, without waiting for it; :meth:`stop` is still due."""
+        # The whole group, also when the worker itself is gone: compilers start processes too.
+        if not self._is_stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
     def stop(self) -> None:
         """End the worker and all it started, and remove what it compiled."""
         if self._is_stopped:
             return
+        self.kill()
         self._is_stopped = True
-        # The whole group, also when the worker itself is gone: compilers start processes too.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(30)  # a driver may have to end a kernel first, and may not manage
         self._log_file.close()

@@ -31,7 +31,7 @@ def test_memory_is_what_the_container_may_take(memory, limit, usable):
 
 
 @pytest.mark.parametrize(
-    ("on_gpu", "limit", "workers"), [(78, 999, 64), (20, 999, 20), (78, 16, 8), (0.5, 999, 0)]
+    ("on_gpu", "limit", "workers"), [(99, 999, 85), (20, 999, 20), (78, 16, 10), (0.5, 999, 0)]
 )
 def test_workers_fit_into_both_memories(memory, monkeypatch, on_gpu, limit, workers):
     memory.write_text(str(limit * GIB))

@@ -74,6 +74,9 @@ def events(monkeypatch) -> list[tuple[str, str]]:
         def receive(self):
             return self.answer
 
+        def kill(self) -> None:
+            pass
+
         def stop(self) -> None:
             happened.append(("end", self.case_id))
 
