@@ -94,6 +94,7 @@ def _ask_planner(measure: bool, **request: Any) -> dict[str, Any]:
         text=True,
         env=worker_environment(device, threads),
         check=False,
+        start_new_session=True,  # Ctrl-C is this process's business
     )
     if done.returncode != 0 or not done.stdout:
         typer.echo("bench: the plan could not be made; the lines above say why", err=True)
@@ -184,6 +185,8 @@ def _carry_out(
     console = _console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped by a scheduler: same path
     try:
+        if output == Path():  # Path("") is the current directory
+            refuse("--output is empty or the current directory; give a directory of its own")
         directory = session.open_directory(answer, output, resume)
     except ResultsError as error:
         refuse(str(error))
@@ -273,6 +276,7 @@ def doctor() -> None:
         [sys.executable, "-m", "bench.doctor"],
         env=worker_environment(device, chosen_threads(0, device)),
         check=False,
+        start_new_session=True,
     )
     raise typer.Exit(done.returncode)
 

@@ -93,6 +93,11 @@ def compare(
             _judge(case_id, b, c, (baseline, current), thresholds, compared)
             for case_id, b, c in pairs
         ]
+        if compared and not any(c.quantity == SPEED for v in judged for c in v.comparisons):
+            problems = [
+                f"no speeds were compared: {TORCH_NN} is what others are held against; "
+                "let --only choose another implementation, too"
+            ]
     return conclude(
         "baseline",
         judged,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ def within(
     """A check for an option: refuses numbers outside of ``low`` to ``high``."""
 
     def check(option: typer.CallbackParam, value: float) -> float:
-        if value < low or (high is not None and value > high):
+        if not (low <= value < math.inf) or (high is not None and value > high):
             accepted = f"{low} or more" if high is None else f"{low} to {high}"
             name = max(option.opts, key=len)
             refuse(f"{name} {value} is not accepted; give {accepted}{why and f' ({why})'}")

@@ -41,7 +41,8 @@ def make(request: dict[str, Any]) -> dict[str, Any]:
         from bench.chapter import planning  # only here: a plain run needs none of it
 
         return planning.make(request, device)
-    profile = find_profile(request["profile"] or ("full" if device == "cuda" else "quick"))
+    usual = "full" if device == "cuda" else "quick"
+    profile = find_profile(usual if request["profile"] is None else request["profile"])
     text = corpus.load(request["corpus"])
     vocabulary_size = len(Vocabulary(text.text))
     cases = plan(profile, device, request["only"], vocabulary_size)

@@ -160,7 +160,8 @@ def _run(answer: dict[str, Any], directory: Path, console: Console, started: flo
     if is_chapter:
         floors.measure(plan, answer["texts"], directory, partial(_say, console))
     not_timed = None
-    if profile.layers_seconds and not plan["only"]:
+    # A run that is resumed keeps what it has.
+    if profile.layers_seconds and not plan["only"] and not (directory / "layers.csv").exists():
         not_timed = _time_layers(plan, profile.layers_seconds, directory, console)
     environment = read_object(directory / "environment.json")
     environment["Run"]["Finished"] = wall_time()

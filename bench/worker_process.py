@@ -168,7 +168,7 @@ class WorkerProcess:
         except queue.Empty:
             self.stop()
             raise WorkerEnded(
-                "timeout", f"took longer than the {self.limit:.0f} s a case may take"
+                "timeout", f"took longer than the {self.limit:g} s a case may take"
             ) from None
         finally:
             self.used += time.monotonic() - start

@@ -141,9 +141,12 @@ class DeepRNN(nn.Module):
             ``y (T, B, H)``, the last layer's outputs, and the final state, shaped like ``state``.
 
         Raises:
-            ValueError: a tensor of the wrong shape, or an empty sequence; shapes are named.
-            TypeError: a state of the wrong structure.
+            ValueError: a tensor of the wrong shape or on another device, or an empty sequence.
+            TypeError: no tensor, another dtype than the parameters', or a state of the wrong
+                structure.
         """
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x is a {type(x).__name__}; expected a tensor (T, B, I) or (T, I)")
         if x.dim() not in (2, 3) or x.size(-1) != self.input_size:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; expected (T, B, {self.input_size}) "
@@ -154,6 +157,7 @@ class DeepRNN(nn.Module):
             x = x.unsqueeze(1)
         if x.size(0) == 0 or x.size(1) == 0:
             raise ValueError(f"x has shape {tuple(x.shape)}; T and B must be at least 1")
+        self._require_own_kind("x", x)
         states = self._checked(state, x, unbatched)
         y, final = self.stack(x, states)
         if unbatched:
@@ -170,17 +174,34 @@ class DeepRNN(nn.Module):
         states: State = tuple(state) if isinstance(state, (tuple, list)) else (state,)
         if len(states) != count or not all(isinstance(s, Tensor) for s in states):
             wanted = "a tuple (h, c)" if count == 2 else "one tensor h"
-            raise TypeError(
-                f"the state of cell {self.cell} is {wanted}, not {type(state).__name__}"
-            )
-        if unbatched:
-            states = tuple(s.unsqueeze(1) for s in states)
+            given = ", ".join(type(s).__name__ for s in states)
+            given = f"({given})" if isinstance(state, (tuple, list)) else given
+            raise TypeError(f"the state of cell {self.cell} is {wanted}, not {given}")
+        named, wanted_shape = ("(L, H)", shape[::2]) if unbatched else ("(L, B, H)", shape)
         for name, tensor in zip("hc", states, strict=False):
-            if tuple(tensor.shape) != shape:
+            if tuple(tensor.shape) != wanted_shape:
                 raise ValueError(
-                    f"{name} has shape {tuple(tensor.shape)}; expected (L, B, H) = {shape}"
+                    f"{name} has shape {tuple(tensor.shape)}; expected {named} = {wanted_shape}"
                 )
-        return tuple(states)
+            self._require_own_kind(name, tensor)
+        return tuple(s.unsqueeze(1) for s in states) if unbatched else tuple(states)
+
+    def _require_own_kind(self, name: str, tensor: Tensor) -> None:
+        """Raises TypeError for another dtype than the parameters', ValueError for another device.
+
+        Under autocast products choose their dtype themselves.
+        """
+        own = next(self.parameters())
+        if tensor.dtype != own.dtype and not torch.is_autocast_enabled(tensor.device.type):
+            raise TypeError(
+                f"{name} is {tensor.dtype}, the parameters are {own.dtype}; "
+                f"convert one of them: {name}.to({own.dtype}), or module.to({tensor.dtype})"
+            )
+        if tensor.device != own.device:
+            raise ValueError(
+                f"{name} is on {tensor.device}, the parameters are on {own.device}; "
+                "move one of them with .to(device)"
+            )
 
     def stack(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """All layers: ``x (T, B, I)``, a state of ``(L, B, H)``; returns y and the final state."""

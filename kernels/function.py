@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kernels import dataflow, sequence, step, tiling
 from kernels.cells import GATES, SAVED
+from kernels.derivative import first_derivative_only
 
 State = Tensor | tuple[Tensor, Tensor]
 
@@ -164,7 +165,7 @@ class _Layer(torch.autograd.Function):
         return hs[1:], *last
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, grad_y: Tensor | None,
                  *grad_states: Tensor | None) -> tuple[Tensor | None, ...]:  # fmt: skip
         weight_hh, hs, cs, saved = ctx.saved_tensors

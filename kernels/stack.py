@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kernels import tiling, wavefront
 from kernels.cells import GATES, SAVED
+from kernels.derivative import first_derivative_only
 from kernels.function import accumulator, check_layer, own_gradients
 
 State = Tensor | tuple[Tensor, Tensor]
@@ -128,7 +129,7 @@ class _Stack(torch.autograd.Function):
         return hs[-1, 1:], *last
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_derivative_only
     def backward(
         ctx: Any, grad_y: Tensor | None, *grad_states: Tensor | None
     ) -> tuple[Tensor | None, ...]:

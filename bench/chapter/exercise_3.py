@@ -188,8 +188,8 @@ def _answer(
         end = f"{law.floor:.2f} bits" if law.floor_is_resolved else "a floor not told apart from 0"
         answer.append(
             f"Bits fall with the length of the text to the power of −{law.exponent:.2f} "
-            f"({low:.2f} to {'any' if math.isinf(high) else f'{high:.2f}'}) towards {end}; at all "
-            f"{ALL_OF_IT:,} characters the law says {law.predict(ALL_OF_IT):.2f}."
+            f"({'any' if math.isinf(high) else f'−{high:.2f}'} to −{low:.2f}) towards {end}; "
+            f"at all {ALL_OF_IT:,} characters the law says {law.predict(ALL_OF_IT):.2f}."
         )
     return tuple(answer)
 

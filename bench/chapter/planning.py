@@ -33,7 +33,8 @@ def make(request: dict[str, Any], device: str) -> dict[str, Any]:
     Raises:
         UsageError: an unknown budget or part, or no Time Machine to train on.
     """
-    budget = find_budget(request["budget"] or ("full" if device == "cuda" else "quick"))
+    usual = "full" if device == "cuda" else "quick"
+    budget = find_budget(usual if request["budget"] is None else request["budget"])
     only = find_parts(request["only"])
     needed = [need for need in needs(budget) if need.part in only]
     # First seeds first: a run that is stopped early has something to say about every part.

@@ -1,7 +1,7 @@
 """How plots look: colours, type, and files that are the same whenever they are drawn again.
 
-An implementation keeps its colour and marker in every plot of a report. They are given out in the
-order of the names, so a new implementation needs no edit here. Hues are those of Okabe and Ito,
+An implementation keeps its colour and marker in every plot of every report. They are given out in
+the order of the names, so a new implementation needs no edit here. Hues are those of Okabe and Ito,
 *Color Universal Design* (2008), which people with any colour vision can tell apart, then of Tol,
 *Colour Schemes* (2021), so that each implementation there is has one; markers say the same a second
 time.
@@ -10,6 +10,7 @@ time.
 from __future__ import annotations
 
 import io
+import pkgutil
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +24,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
+
+IMPLEMENTATIONS = Path(__file__).resolve().parents[2] / "deeprnn" / "implementations"
 
 PALETTE = (
     "#0072b2",
@@ -77,16 +80,29 @@ SETTINGS: dict[str, Any] = {
 
 
 def colours(implementations: Iterable[str]) -> dict[str, str]:
-    """A colour for each name, the same for the same set of names."""
-    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(sorted(set(implementations)))}
+    """A colour for each name: in every report the same for an implementation that is there."""
+    places = _places(implementations)
+    return {name: PALETTE[place % len(PALETTE)] for name, place in places.items()}
 
 
 def markers(implementations: Iterable[str]) -> dict[str, str]:
     """A marker for each name; where colours come round again, markers differ."""
+    places = _places(implementations)
     return {
-        name: MARKERS[(i + i // len(PALETTE)) % len(MARKERS)]
-        for i, name in enumerate(sorted(set(implementations)))
+        name: MARKERS[(place + place // len(PALETTE)) % len(MARKERS)]
+        for name, place in places.items()
     }
+
+
+def _places(implementations: Iterable[str]) -> dict[str, int]:
+    """By name its place among all that this checkout has, then those that it does not know.
+
+    Files are listed and not imported: rendering needs no torch.
+    """
+    wanted = set(implementations)
+    known = [module.name for module in pkgutil.iter_modules([str(IMPLEMENTATIONS)])]
+    order = [*sorted(known), *sorted(wanted - set(known))]
+    return {name: order.index(name) for name in sorted(wanted)}
 
 
 def panels(heights: list[float], legend: float = 0.0) -> tuple[Figure, list[Axes]]:

@@ -243,6 +243,14 @@ def test_the_command_writes_and_answers(stored, current, tmp_path):
     assert "Invalid" in (output / "verdict.md").read_text()
 
 
+def test_the_reference_alone_is_no_comparison(stored, current):
+    """It is what speeds are held against: of them nothing would be said."""
+    case_id = CASE.replace("manual_gradient", "torch_nn")
+    verdict = compare(load(stored), load(current), only=[case_id])
+    assert verdict.word == "invalid"
+    assert any("no speeds were compared" in problem for problem in verdict.problems)
+
+
 def test_a_directory_without_a_report_is_wrong_use(stored, tmp_path):
     words = ["baseline", str(stored), str(tmp_path), "--output", str(tmp_path / "out")]
     done = CliRunner().invoke(gate, words)

@@ -164,6 +164,13 @@ def test_colours_depend_on_the_names_alone():
     assert len(set(looks)) == len(many)
 
 
+def test_an_implementation_has_the_same_colour_and_marker_in_every_report():
+    names = implementations.names()
+    for name in names:
+        assert style.colours([name])[name] == style.colours(names)[name]
+        assert style.markers([name])[name] == style.markers(names)[name]
+
+
 def test_every_implementation_has_a_colour_and_a_marker_of_its_own():
     names = implementations.names()
     assert len(set(style.colours(names).values())) == len(names)

@@ -250,6 +250,12 @@ BAD_INPUT = {
         ["run", "--profile", "smoke", "--resume", "--output", "nothing"],
         "does not exist",
     ),
+    "empty output": (["run", "--profile", "smoke", "--output", ""], "--output is empty"),
+    "empty profile": (["run", "--profile", ""], "profile '' is unknown"),
+    "a time that is no number": (
+        ["run", "--profile", "smoke", "--case-seconds", "nan"],
+        "--case-seconds nan is not accepted",
+    ),
     "report of nothing": (["report", "nothing"], "plan.json does not exist"),
 }
 

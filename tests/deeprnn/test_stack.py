@@ -104,3 +104,24 @@ def test_graph_node_names_reach_back_to_the_parameters():
 @pytest.mark.parametrize("cell", CELLS)
 def test_gate_counts_match_the_rows(cell):
     assert PythonLoop(cell, 2, 3).weight_hh_l0.shape == (GATES[cell] * 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("x", "state", "error", "said"),
+    [
+        (torch.zeros(4, 5), (torch.zeros(2, 1, 8),) * 2, ValueError,
+         r"h has shape \(2, 1, 8\); expected \(L, H\) = \(2, 8\)"),
+        (torch.zeros(4, 3, 5), (torch.zeros(2, 8),) * 2, ValueError,
+         r"h has shape \(2, 8\); expected \(L, B, H\) = \(2, 3, 8\)"),
+        (torch.zeros(4, 3, 5), (torch.zeros(2, 3, 8),) * 3, TypeError,
+         r"a tuple \(h, c\), not \(Tensor, Tensor, Tensor\)"),
+        (torch.zeros(4, 3, 5).double(), None, TypeError, "x is torch.float64, the parameters are"),
+        (torch.zeros(4, 3, 5), (torch.zeros(2, 3, 8).half(),) * 2, TypeError, "h is torch.float16"),
+        (torch.zeros(4, 3, 5, device="meta"), None, ValueError, "x is on meta, the parameters"),
+        ([[0.0] * 5], None, TypeError, "x is a list; expected a tensor"),
+    ],
+)  # fmt: skip
+def test_what_is_given_wrongly_is_named(x, state, error, said):
+    module = PythonLoop("lstm", 5, 8, num_layers=2)
+    with pytest.raises(error, match=said):
+        module(x, state)

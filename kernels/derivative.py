@@ -1,0 +1,31 @@
+"""A gradient written by hand has no gradient of its own, and says so."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+
+def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """A `backward` of a `torch.autograd.Function` that refuses to be differentiated itself.
+
+    PyTorch's `once_differentiable` alone refuses only where the incoming gradient needs one, too.
+    Of `y.sum()` it does not, and what depends on the gradient would be left out without a word.
+
+    Raises:
+        RuntimeError: in a backward pass with `create_graph=True`.
+    """
+    once: Callable[..., Any] = once_differentiable(backward)
+
+    @functools.wraps(backward)
+    def checked(ctx: Any, *gradients: Any) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "this gradient is written by hand and has no second derivative; without "
+                "create_graph=True it works, and python_loop and torchscript have both"
+            )
+        return once(ctx, *gradients)
+
+    return checked
