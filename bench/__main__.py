@@ -31,6 +31,7 @@ from bench.options import (
     within,
 )
 from bench.results import ResultsError
+from bench.wording import counted
 from bench.workloads import PROFILES
 
 app = typer.Typer(
@@ -133,7 +134,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
                 note = f"   unsupported: {case['unsupported']}" if case["unsupported"] else ""
                 mark = "   interpreted" if case["interpreted"] and not note else ""
                 lines.append(f"  {case['case_id']}{mark}{note}")
-    lines += ["", f"{len(cases)} cases, {refused} of them unsupported here. Left out:"]
+    lines += ["", f"{counted(len(cases), 'case')}, {refused} of them unsupported here. Left out:"]
     lines += [f"  - {note}" for note in plan["notes"]]
     if plan["corpus"]["note"]:
         lines += ["", plan["corpus"]["note"]]

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import environment
+from bench.wording import counted
 from deeprnn import corpus, implementations
 from deeprnn.cells import GATES
 from deeprnn.support import Request
@@ -47,7 +48,7 @@ def examine() -> list[Finding]:
         findings.append(
             Finding(
                 f"implementation {name}",
-                f"unsupported for {len(reasons)} reason(s)" if reasons else runs,
+                f"unsupported for {counted(len(reasons), 'reason')}" if reasons else runs,
                 "; ".join(sorted(str(r) for r in reasons)),
             )
         )

@@ -215,7 +215,8 @@ class PairRunner:
         """Say early, after one pair of each case, when the time will not reach the first look."""
         needed = (look - 1) * sum(sum(case.pair_seconds) for case in cases)
         left = self.deadline - time.monotonic()
-        self.say(f"  the first look comes in about {needed / 60:.0f} minutes")
+        about = f"{needed:.0f} seconds" if needed < 90 else f"{needed / 60:.0f} minutes"
+        self.say(f"  the first look comes in about {about}")
         if needed > left:
             self.say(
                 f"  that is beyond --max-minutes: some of these {len(cases)} cases will have too "

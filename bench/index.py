@@ -90,7 +90,7 @@ def _row(root: Path, report: Report, workload: Workload) -> list[str]:
     directory = report.directory
     link = f"[{directory.name}]({directory.relative_to(root).as_posix()}/summary.md)"
     if only := report.plan.get("only"):
-        link += f" of {', '.join(only)} alone"
+        link += f" of {', '.join(f'`{pattern}`' for pattern in only)} alone"
     where = [
         directory.parent.name,
         link,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from bench.gate import SPEED
+from bench.gate import MOST_MARKED, SPEED
 from bench.gate_decision import LOOKS, degrees_of_freedom, estimate, look_error, resolvable
 from bench.gate_pairs import Measurement
 
@@ -87,6 +87,11 @@ def _case(measurement: Measurement, pair_seconds: float, smallest_effect: float)
         lines.append(
             f"  Within five minutes nothing is: {LOOKS[0]} pairs take "
             f"{LOOKS[0] * pair_seconds / 60:.0f} minutes."
+        )
+    if marked > MOST_MARKED * rounds:
+        lines.append(
+            "  Unreliable: more than half of the rounds were contended or throttled; "
+            "run again while nothing else uses the machine."
         )
     return lines
 

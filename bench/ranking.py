@@ -157,12 +157,21 @@ def load(directory: Path) -> Report:
     )
 
 
+PLAN_KEYS = (
+    *("profile", "purpose", "notes", "device", "seed", "threads", "commit", "corpus", "run_id"),
+    *("workloads", "cases"),
+)
+"""What every page says of its plan."""
+
+
 def _load_plan(path: Path) -> dict[str, Any]:
     plan = read_object(path)
     if plan.get("schema") != PLAN_SCHEMA:
         raise ResultsError(
             f"{path} is not a plan of schema {PLAN_SCHEMA}: written by another version"
         )
+    if missing := [key for key in PLAN_KEYS if key not in plan]:
+        raise ResultsError(f"{path} is damaged: {', '.join(missing)} missing")
     try:
         names = {spec["workload"] for spec in plan["workloads"]}
         for case in plan["cases"]:

@@ -26,7 +26,7 @@ def test_a_run_of_some_implementations_says_so(tmp_path):
     assert " alone |" not in index.write(tmp_path).read_text("utf-8")
     plan = read_json(directory / "plan.json")
     (directory / "plan.json").write_text(json.dumps({**plan, "only": ["torch_nn", "python_loop"]}))
-    assert "of torch_nn, python_loop alone |" in index.write(tmp_path).read_text("utf-8")
+    assert "of `torch_nn`, `python_loop` alone |" in index.write(tmp_path).read_text("utf-8")
 
 
 def test_what_the_gate_was_tried_on_is_listed(tmp_path):

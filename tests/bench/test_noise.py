@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,16 @@ def test_the_report_says_what_was_measured():
     assert "Within five minutes (20 pairs)" in text
     assert [int(line.split()[0]) for line in lines if "±" in line] == list(LOOKS)
     assert "a slowdown is found, 19 times of 20, from (beyond 3 %)" in text
+
+
+def test_what_was_measured_beside_others_is_called_unreliable():
+    quiet = measurement(0.01)
+    loud = Measurement(quiet.case_id)
+    for pair in quiet.pairs:
+        sides = (replace(side, marked=3) for side in pair.sides)
+        loud.pairs.append(Pair(pair.seed, *sides))
+    assert "Unreliable" not in "\n".join(report([(quiet, [8.0] * 40)], 0.03))
+    assert "Unreliable: more than half" in "\n".join(report([(loud, [8.0] * 40)], 0.03))
 
 
 def test_pairs_too_slow_for_five_minutes_are_named():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bench.ranking import NOT_RUN, PYTHON_LOOP, TORCH_NN, load
+from bench.ranking import NOT_RUN, PLAN_KEYS, PYTHON_LOOP, TORCH_NN, load
 from bench.report import Summary, render
 from bench.results import CURVES, ROUNDS, TRAINING, ResultsError
 from bench.statistics import Ratio
@@ -323,9 +324,17 @@ def plan_without_cases(directory: Path) -> None:
     (directory / "plan.json").write_text('{"schema": 1, "workloads": []}', "utf-8")
 
 
+def plan_without_purpose(directory: Path) -> None:
+    path = directory / "plan.json"
+    plan = json.loads(path.read_text("utf-8"))
+    del plan["purpose"]
+    path.write_text(json.dumps(plan), "utf-8")
+
+
 def plan_without_workload(directory: Path) -> None:
     case = '{"case_id": "a/b/c", "workload": "a", "implementation": "b", "execution": "c"}'
-    text = f'{{"schema": 1, "workloads": [], "cases": [{case}]}}'
+    others = ", ".join(f'"{key}": ""' for key in PLAN_KEYS if key not in ("workloads", "cases"))
+    text = f'{{"schema": 1, "workloads": [], "cases": [{case}], {others}}}'
     (directory / "plan.json").write_text(text, "utf-8")
 
 
@@ -342,6 +351,7 @@ def odd_environment(directory: Path) -> None:
         (cut_plan, "plan.json"),
         (other_schema, "plan.json"),
         (plan_without_cases, "cases"),
+        (plan_without_purpose, "purpose missing"),
         (plan_without_workload, "a/b/c has no workload"),
         (odd_environment, "environment.json"),
         (lambda directory: (directory / "plan.json").unlink(), "plan.json does not exist"),
