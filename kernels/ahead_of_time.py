@@ -58,6 +58,9 @@ MOST_BARRIERS = {"sequence": 6, "dataflow": 2, "wavefront": 10, "marked_wavefron
 """In one step, where rows come as tensor cores want them."""
 MOST_BARRIERS_STAGED = {"sequence": 22, "dataflow": 4, "wavefront": 42, "marked_wavefront": 8}
 """Where they pass through shared memory, with two barriers a piece."""
+IN_FLIGHT = {"sm_80": 2 / 3}
+"""Of the loads asked for, how many at least are under way before one is waited for; elsewhere all.
+For sm_80 ptxas begins with the backward product of a GRU after 8 of 12."""
 
 LAUNCH_OPTIONS = (
     "num_warps", "num_stages", "launch_cooperative_grid", "maxnreg", "enable_fp_fusion",
@@ -314,7 +317,8 @@ def broken_bounds(compiled: Compiled) -> Iterator[str]:
     most = allowed.get(compiled.kernel.rpartition("_")[0], 0)
     if compiled.step_barriers > most:
         yield f"{compiled.step_barriers} barriers a step, {most} at most"
-    if compiled.in_flight < compiled.expected_in_flight:
+    in_flight = compiled.expected_in_flight * IN_FLIGHT.get(compiled.target, 1)
+    if compiled.in_flight < in_flight:
         yield f"{compiled.in_flight} loads in flight, {compiled.expected_in_flight} asked for"
     wanted = has_product(compiled.kernel) and tiling.uses_tensor_cores(
         *PRECISIONS[compiled.precision]
