@@ -132,7 +132,7 @@ def test_a_whole_case(start):
 
 def test_a_limit_ends_it(start):
     process = start(limit=0.05)
-    with pytest.raises(WorkerEnded, match="took longer than the 0 s") as caught:
+    with pytest.raises(WorkerEnded, match=r"took longer than the 0\.05 s") as caught:
         process.receive()
     assert caught.value.status == "timeout"
     assert not psutil.pid_exists(process._process.pid)
