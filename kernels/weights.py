@@ -1,8 +1,9 @@
 """A program's slice of the weights: loaded once, and kept on the chip for all time steps.
 
-Where it is kept decides how it has to be loaded: in registers as tensor cores take it, or in shared
-memory so that nobody waits for a bank. Either way a warp asks for a few lines of memory at a time.
-`kernels/product.py` multiplies with it.
+Where it is kept decides how it has to be loaded: in registers as tensor cores take it, or as a
+thread does that multiplies by itself, or in shared memory so that nobody waits for a bank. Each
+time a warp asks for a few lines of memory. `kernels/product.py` and `kernels/multiply_adds.py`
+multiply with it.
 """
 
 # A device function's arguments are Triton values, for which there are no Python types.
