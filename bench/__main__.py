@@ -25,6 +25,7 @@ from bench.options import (
     ResumeOption,
     SeedOption,
     ThreadsOption,
+    WorkloadOption,
     chosen_device,
     chosen_threads,
     refuse,
@@ -47,6 +48,7 @@ Examples:
   python -m bench list --profile smoke                every case of a profile
   python -m bench run                                 quick on a CPU, full on a GPU
   python -m bench run --profile published --only lstm the published LSTM, 500 epochs
+  python -m bench run -w lstm-H384 -w gru-L1-H512-tf32 networks of your own
   python -m bench chapter                             the chapter's runs and exercises
   python -m bench report reports/my-machine/quick     render a stored report again
   python -m bench gate revisions --base main          did my commit make training slower?
@@ -65,6 +67,22 @@ ProfileOption = Annotated[
     str | None,
     typer.Option(
         "--profile", "-p", help=f"{', '.join(PROFILES)}. Default: quick on a CPU, full with CUDA."
+    ),
+]
+EpochsOption = Annotated[
+    int,
+    typer.Option(
+        "--epochs",
+        callback=within(0),
+        help="Of each --workload, the first of them to warm up; 0: 10 on a CPU, 41 with CUDA.",
+    ),
+]
+LearningRateOption = Annotated[
+    float,
+    typer.Option(
+        "--learning-rate",
+        callback=within(0),
+        help="Of each --workload; 0: 2 for LSTM and GRU, 1 for a plain RNN, as published.",
     ),
 ]
 CaseSecondsOption = Annotated[
@@ -109,12 +127,14 @@ def _ask_planner(measure: bool, **request: Any) -> dict[str, Any]:
 @app.command("list")
 def list_cases(
     profile: ProfileOption = None,
+    workload: WorkloadOption = None,
     only: OnlyOption = None,
     device: DeviceOption = "auto",
     corpus: CorpusOption = "timemachine",
 ) -> None:
     """Show the plan: every case, and why one is unsupported here."""
-    chosen = {"profile": profile, "only": only or [], "device": device, "corpus": corpus}
+    chosen: dict[str, Any] = {"profile": profile, "workloads": workload or [], "only": only or []}
+    chosen |= {"device": device, "corpus": corpus}
     answer = _ask_planner(measure=False, seed=0, threads=0, case_seconds=0, **chosen)
     _print_plan(answer["plan"])
 
@@ -144,6 +164,9 @@ def _print_plan(plan: dict[str, Any]) -> None:
 @app.command(epilog=_PROFILES)
 def run(
     profile: ProfileOption = None,
+    workload: WorkloadOption = None,
+    epochs: EpochsOption = 0,
+    learning_rate: LearningRateOption = 0,
     only: OnlyOption = None,
     device: DeviceOption = "auto",
     output: Annotated[
@@ -157,10 +180,21 @@ def run(
     case_seconds: CaseSecondsOption = 0,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Train every case of a profile, and write the report."""
+    """Train every case of a profile, or of networks of your own, and write the report.
+
+    \b
+    Examples:
+      python -m bench run                                    quick on a CPU, full with CUDA
+      python -m bench run --profile published --only lstm    the published LSTM, 500 epochs
+      python -m bench run -w lstm-L1-H512-B64-T100-tf32      a network of your own
+      python -m bench run -o DIR --resume                    go on where it was stopped
+    """
     started = time.monotonic()
     request = {
         "profile": profile,
+        "workloads": workload or [],
+        "epochs": epochs,
+        "learning_rate": learning_rate,
         "only": only or [],
         "device": device,
         "corpus": corpus,

@@ -14,6 +14,7 @@ from bench.options import (
     OnlyOption,
     SeedOption,
     ThreadsOption,
+    WorkloadOption,
     chosen_device,
     chosen_threads,
     refuse,
@@ -37,10 +38,14 @@ gate = typer.Typer(
 \b
 Examples:
   python -m bench gate revisions --base main --only manual_gradient
+  python -m bench gate revisions --base main --workload lstm-H384
   python -m bench gate baseline reports/my-machine/published new-report
 
 {EXIT_CODES}""",
 )
+
+USUAL = "quick"
+"""The profile of which the gate measures workloads, where it is given none."""
 
 EffectOption = Annotated[
     str, typer.Option("--min-effect", help="The smallest slowdown that matters: 3% or 0.03.")
@@ -55,7 +60,10 @@ OutputOption = Annotated[
     Path, typer.Option("--output", "-o", help="Where verdict.json, .md, .png and .svg go.")
 ]
 ProfileOption = Annotated[
-    str, typer.Option("--profile", "-p", help=f"Whose workloads: {', '.join(PROFILES)}.")
+    str | None,
+    typer.Option(
+        "--profile", "-p", help=f"Whose workloads: {', '.join(PROFILES)}.", show_default=USUAL
+    ),
 ]
 MinutesOption = Annotated[
     float,
@@ -96,7 +104,9 @@ def _remove_earlier_verdict(output: Path) -> None:
 
 def _request(kind: str, **options: Any) -> dict[str, Any]:
     """What the driver needs, with the profile and the device checked and chosen."""
-    if options["profile"] not in PROFILES:
+    if options["profile"] is None and not options["workloads"]:
+        options["profile"] = USUAL
+    if options["profile"] not in (None, *PROFILES):
         refuse(f"profile {options['profile']!r} is unknown; use one of {', '.join(PROFILES)}")
     options["device"] = chosen_device(options["device"])
     options["threads"] = chosen_threads(options["threads"], options["device"])
@@ -119,7 +129,8 @@ def revisions(
     min_memory_effect: MemoryOption = "5%",
     min_perplexity_effect: PerplexityOption = "1%",
     max_minutes: MinutesOption = 30,
-    profile: ProfileOption = "quick",
+    profile: ProfileOption = None,
+    workload: WorkloadOption = None,
     device: DeviceOption = "auto",
     corpus: CorpusOption = "timemachine",
     seed: SeedOption = 0,
@@ -150,6 +161,7 @@ def revisions(
         smallest_effects=effects,
         max_minutes=max_minutes,
         profile=profile,
+        workloads=workload or [],
         device=device,
         corpus=corpus,
         seed=seed,
@@ -239,7 +251,8 @@ def noise(
     ] = 10,
     min_effect: EffectOption = "3%",
     max_minutes: MinutesOption = 5,
-    profile: ProfileOption = "quick",
+    profile: ProfileOption = None,
+    workload: WorkloadOption = None,
     device: DeviceOption = "auto",
     corpus: CorpusOption = "timemachine",
     seed: SeedOption = 0,
@@ -252,10 +265,11 @@ def noise(
 
     request = _request(
         "noise",
-        only=only or [f"lstm-*/{TORCH_NN}/{EAGER}"],
+        only=only or [f"{'*' if workload else 'lstm-*'}/{TORCH_NN}/{EAGER}"],
         smallest_effects=_effects(min_effect, "5%", "1%"),
         max_minutes=max_minutes,
         profile=profile,
+        workloads=workload or [],
         device=device,
         corpus=corpus,
         seed=seed,

@@ -97,6 +97,7 @@ def make_plans(
     """The planners' answers by side, and what keeps the two from being compared."""
     question = {
         "profile": request["profile"],
+        "workloads": request["workloads"],
         "only": [],
         "device": request["device"],
         "corpus": request["corpus"],

@@ -46,6 +46,16 @@ OnlyOption = Annotated[
         "whole one such as 'lstm-*/torch_nn/*'. May be given several times.",
     ),
 ]
+WorkloadOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--workload",
+        "-w",
+        help="A network of your own instead of a profile's: a cell, H, and what else differs from "
+        "L2, B32, T35 and fp32, such as lstm-H384 or gru-L1-H512-B64-T100-tf32. May be given "
+        "several times.",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 CorpusOption = Annotated[
     str,

@@ -6,13 +6,9 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.workloads import PROFILES, Profile, Workload
+from bench.workloads import PROFILES, Profile, UsageError, Workload
 from deeprnn import implementations
 from deeprnn.support import Request
-
-
-class UsageError(ValueError):
-    """A wrong use of the command line: what was given, what is accepted, what to do next."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ def plan(
             raise UsageError(
                 f"--only {pattern!r} matches none of the {len(cases)} cases of profile "
                 f"{profile.name}; implementations: {', '.join(implementations.names())}; "
-                f"`python -m bench list --profile {profile.name}` shows all ids"
+                "`python -m bench list`, with the same options but this, shows all ids"
             )
     return [c for c in cases if not only or any(matches(c.id, pattern) for pattern in only)]
 

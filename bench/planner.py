@@ -13,9 +13,9 @@ import os
 import sys
 from typing import Any
 
-from bench import environment
-from bench.plan import UsageError, find_profile, plan
-from bench.workloads import Profile, Workload
+from bench import custom, environment
+from bench.plan import find_profile, plan
+from bench.workloads import Profile, UsageError, Workload
 from deeprnn import corpus
 from deeprnn.vocabulary import Vocabulary
 
@@ -41,8 +41,12 @@ def make(request: dict[str, Any]) -> dict[str, Any]:
         from bench.chapter import planning  # only here: a plain run needs none of it
 
         return planning.make(request, device)
+    own = custom.request(request)
     usual = "full" if device == "cuda" else "quick"
-    profile = find_profile(usual if request["profile"] is None else request["profile"])
+    if own is not None:
+        profile = custom.profile(own, device)
+    else:
+        profile = find_profile(usual if request["profile"] is None else request["profile"])
     text = corpus.load(request["corpus"])
     vocabulary_size = len(Vocabulary(text.text))
     cases = plan(profile, device, request["only"], vocabulary_size)
@@ -96,6 +100,8 @@ def make(request: dict[str, Any]) -> dict[str, Any]:
             for case in cases
         ],
     }
+    if own is not None:
+        content["custom"] = own
     result: dict[str, Any] = {"plan": content, "text": text.text, "origin": text.origin}
     if request["measure"]:
         result["environment"] = environment.describe(device, threads)
@@ -124,6 +130,7 @@ def _require_length(profile: Profile, text: corpus.Corpus) -> None:
         raise UsageError(
             f"--corpus {text.name}: {len(text.text):,} characters after normalisation, and "
             f"profile {profile.name} needs {needed:,}; give a longer text"
+            f"{', or a smaller B or T' if profile.name == custom.NAME else ''}"
         )
 
 

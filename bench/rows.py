@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from bench import statistics
+from bench import custom, statistics
 from bench.ranking import TORCH_NN
 from bench.results import TRAINING
-from bench.workloads import CHAPTER_SECONDS, PROFILES
+from bench.workloads import CHAPTER_SECONDS
 
 TARGET_PERPLEXITY = 1.1
 """``seconds_to_target`` ends with the first epoch whose training perplexity is at most this."""
@@ -101,13 +101,17 @@ def reproduction_command(plan: Fields, case_id: str) -> str:
 
 def run_command(plan: Fields, only: Sequence[str]) -> list[str]:
     """The words of a command line that runs ``only`` with the options of ``plan``."""
-    words = ["python", "-m", "bench", "run", "--profile", plan["profile"]]
+    words = ["python", "-m", "bench"]
     if "budget" in plan:  # the chapter is no profile
-        words = ["python", "-m", "bench", "chapter", "--budget", plan["budget"]]
+        words += ["chapter", "--budget", plan["budget"]]
+    elif "custom" in plan:
+        words += ["run", *custom.words(plan["custom"], only)]
+    else:
+        words += ["run", "--profile", plan["profile"]]
     for pattern in only:
         words += ["--only", pattern]
     words += ["--device", plan["device"]]
-    usual = CHAPTER_SECONDS if "budget" in plan else PROFILES[plan["profile"]].case_seconds
+    usual = CHAPTER_SECONDS if "budget" in plan else custom.profile_of(plan).case_seconds
     if plan["case_seconds"] != usual:
         words += ["--case-seconds", f"{plan['case_seconds']:g}"]
     if "budget" in plan:

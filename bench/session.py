@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bench import custom
 from bench.chapter import floors
 from bench.chapter.texts import texts_for_job
 from bench.progress import RunProgress
@@ -20,13 +21,13 @@ from bench.results import TRAINING, ResultsError, read_object, write_json
 from bench.rows import run_command
 from bench.runner import Runner, wall_time
 from bench.wording import counted
-from bench.workloads import PROFILES, Profile
+from bench.workloads import Profile
 
 REPORTS = Path("reports")
 
 MUST_AGREE = (
-    *("schema", "profile", "budget", "only", "device", "machine", "seed", "threads", "commit"),
-    "cases",
+    *("schema", "profile", "budget", "custom", "only", "device", "machine", "seed", "threads"),
+    *("commit", "cases"),
 )
 """What a resumed run may not change: its rows would no longer belong to one another."""
 
@@ -127,6 +128,10 @@ def _refuse_to_mix(directory: Path, stored: dict[str, Any], plan: dict[str, Any]
 
 
 def _brief(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(
+            f"{key} {' '.join(e) if isinstance(e, list) else e}" for key, e in value.items()
+        )
     return f"{len(value)} entries" if isinstance(value, list) else str(value)
 
 
@@ -143,7 +148,7 @@ def run(answer: dict[str, Any], directory: Path, console: Console, started: floa
 def _run(answer: dict[str, Any], directory: Path, console: Console, started: float) -> bool:
     plan = answer["plan"]
     is_chapter = "budget" in plan
-    profile = chapter_profile(plan) if is_chapter else PROFILES[plan["profile"]]
+    profile = chapter_profile(plan) if is_chapter else custom.profile_of(plan)
     _say_what_comes(plan, answer["origin"], directory, console)
     runner = Runner(
         plan,

@@ -10,6 +10,10 @@ CHAPTER_SECONDS = 3 * 3600.0
 SUFFIXES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64": "fp64"}
 
 
+class UsageError(ValueError):
+    """A wrong use of the command line: what was given, what is accepted, what to do next."""
+
+
 @dataclass(frozen=True)
 class Workload:
     """One training task. Everything that changes what is computed stands here.

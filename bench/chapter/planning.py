@@ -18,8 +18,8 @@ from bench.chapter.exercises import (
     needs,
     parameters,
 )
-from bench.plan import Case, UsageError
-from bench.workloads import CHAPTER_SECONDS, Workload
+from bench.plan import Case
+from bench.workloads import CHAPTER_SECONDS, UsageError, Workload
 from deeprnn import corpus, implementations
 from deeprnn.support import Request
 from deeprnn.vocabulary import Vocabulary

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.plan import UsageError, find_profile, matches, plan
+from bench.plan import find_profile, matches, plan
+from bench.workloads import UsageError
 from deeprnn import implementations
 
 

@@ -19,8 +19,7 @@ from bench.chapter.exercises import (
     wide_gru,
 )
 from bench.chapter.texts import texts_for_job
-from bench.plan import UsageError
-from bench.workloads import PUBLISHED, PUBLISHED_LSTM
+from bench.workloads import PUBLISHED, PUBLISHED_LSTM, UsageError
 from deeprnn import language_model
 
 from .example_chapter import make_plan, texts
