@@ -76,7 +76,7 @@ def estimate(logs: np.ndarray, error: float) -> Estimate:
     count = ordered.shape[-1]
     if count < 2 or not np.isfinite(ordered).all():
         raise ValueError(f"an interval needs two finite values or more, got {count}")
-    held = int(HELD_BACK * count)
+    held = held_at(count)
     kept = ordered[..., held : count - held]
     centre = kept.mean(axis=-1)
     pulled_in = np.clip(ordered, kept[..., :1], kept[..., -1:])
@@ -87,7 +87,12 @@ def estimate(logs: np.ndarray, error: float) -> Estimate:
 
 def degrees_of_freedom(count: int) -> int:
     """Of the t interval over ``count`` pairs: those not held back, less one."""
-    return count - 2 * int(HELD_BACK * count) - 1
+    return count - 2 * held_at(count) - 1
+
+
+def held_at(count: int) -> int:
+    """How many of ``count`` pairs the interval leaves out at either end."""
+    return int(HELD_BACK * count)
 
 
 def classify(low: np.ndarray, high: np.ndarray, threshold: float) -> np.ndarray:

@@ -18,7 +18,7 @@ class Side:
 
     tokens_per_second: float
     peak_memory_mib: float | None
-    train_perplexity: float  # after the last of its epochs
+    train_perplexity: float  # after the last of its epochs that is compared
     rounds: int  # timed
     marked: int  # of these, how many carry a mark: contended, throttled
 

@@ -9,17 +9,35 @@ import numpy as np
 from scipy import stats
 
 from bench.gate import MOST_MARKED, SPEED
-from bench.gate_decision import LOOKS, degrees_of_freedom, estimate, look_error, resolvable
+from bench.gate_decision import LOOKS, degrees_of_freedom, estimate, held_at, look_error, resolvable
 from bench.gate_pairs import Measurement
 
 FIVE_MINUTES = 300.0
 
 
 def spread(logs: np.ndarray) -> float:
-    """The standard deviation of one log ratio as the gate's interval sees it."""
+    """The standard deviation of one log ratio as the gate's interval sees it.
+
+    Where the interval holds the outermost back, it sees less than the plain standard deviation.
+    """
     error = 0.05  # any: it divides out
     found = estimate(logs, error)
     return float(found.high - found.centre) / _reach(1.0, len(logs), error)
+
+
+def scatter_interval(scatter: float, pairs: int) -> tuple[float, float]:
+    """The 95 % interval of a standard deviation, known from so many pairs: that of chi-square.
+
+    Both halves of the same code share a side, so they count once.
+    """
+    freedom = pairs - 1
+    low, high = (math.sqrt(freedom / stats.chi2.ppf(p, freedom)) for p in (0.975, 0.025))
+    return scatter * low, scatter * high
+
+
+def is_measured(measurement: Measurement) -> bool:
+    """Whether there are pairs to see a spread by, and none of them failed."""
+    return measurement.kind == "paired" and len(measurement.pairs) > 1
 
 
 def report(
@@ -31,7 +49,7 @@ def report(
     """
     lines: list[str] = []
     for measurement, seconds in measured:
-        if len(measurement.pairs) < 2:
+        if not is_measured(measurement):
             why = measurement.reason or "fewer than two pairs fitted into the time"
             lines.append(f"{measurement.case_id}: nothing measured: {why}")
             continue
@@ -51,7 +69,9 @@ def _case(measurement: Measurement, pair_seconds: float, smallest_effect: float)
         )
         for side in ("head", "control")
     ]
-    one = math.sqrt(float(np.mean([spread(values) ** 2 for values in logs])))
+    scatter = math.sqrt(float(np.mean([values.var(ddof=1) for values in logs])))
+    held_back = math.sqrt(float(np.mean([spread(values) ** 2 for values in logs])))
+    low, high = scatter_interval(scatter, len(pairs))
     marked = sum(side.marked for pair in pairs for side in pair.sides)
     rounds = sum(side.rounds for pair in pairs for side in pair.sides)
     means = ", ".join(f"{100 * (math.exp(float(v.mean())) - 1):+.2f} %" for v in logs)
@@ -59,7 +79,8 @@ def _case(measurement: Measurement, pair_seconds: float, smallest_effect: float)
         f"{measurement.case_id}",
         f"  {len(pairs)} pairs of the same code, {pair_seconds:.1f} s each: "
         f"{np.median(speeds):,.0f} tokens/s; the two halves differ by {means} on average",
-        f"  one pair scatters by {100 * one:.2f} % (standard deviation); "
+        f"  one pair scatters by {100 * scatter:.2f} % (standard deviation; 95 % interval "
+        f"{100 * low:.2f} to {100 * high:.2f} %); "
         f"{marked} of {rounds} rounds were contended or throttled",
         "  pairs    time   equal code is known to within   a slowdown is found, 19 times of 20, "
         f"from (beyond {100 * smallest_effect:g} %)",
@@ -68,6 +89,7 @@ def _case(measurement: Measurement, pair_seconds: float, smallest_effect: float)
     fitting = 0
     for look, count in enumerate(LOOKS):
         error = look_error(look, 1)
+        one = held_back if held_at(count) else scatter
         within = _reach(one, count, error)
         found = math.expm1(threshold + resolvable(one, count, error))
         seconds = count * pair_seconds
@@ -78,6 +100,7 @@ def _case(measurement: Measurement, pair_seconds: float, smallest_effect: float)
         )
     if fitting:
         error = look_error(LOOKS.index(fitting), 1)
+        one = held_back if held_at(fitting) else scatter
         least = 100 * math.expm1(resolvable(one, fitting, error))
         lines.append(
             f"  Within five minutes ({fitting} pairs) a slowdown of {least:.2f} % "

@@ -21,6 +21,7 @@ from bench import plots, tables
 from bench.plots.style import colours
 from bench.ranking import EAGER, PYTHON_LOOP, TORCH_NN, Report, Workload, load
 from bench.results import CURVES, LAYERS, ROUNDS, TRAINING
+from bench.statistics import BLOCKS
 from bench.verdict import Problem, problems, verdict
 
 TERMINAL_ITEMS = 8  # of a problem; the files name them all
@@ -131,6 +132,7 @@ def _render(name: str, summary: Summary, drawn: list[plots.Plot]) -> str:
         layer_modes=sorted({record["mode"] for record in report.layers}),
         round_counts=_round_counts(report),
         files=_files(report.directory, drawn),
+        stretches=BLOCKS,
         python_loop=PYTHON_LOOP,
         torch_nn=TORCH_NN,
         eager=EAGER,

@@ -115,6 +115,8 @@ class Table:
         self, path: Path, reader: Any, columns: Mapping[str, type], records: list[list[Any]]
     ) -> None:
         header = next(reader, None)
+        if header is None:  # its writer was stopped before it had written a line
+            return
         if header != list(columns):
             raise ResultsError(
                 f"{path} is damaged: line 1 is not the header of this version; {_RERUN}"
@@ -147,7 +149,7 @@ class Table:
         self.load(directory)
         kept, column = set(case_ids), list(self.columns).index("case_id")
         with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
+            header, *rows = [*csv.reader(file)] or [list(self.columns)]
         temporary = path.with_name(path.name + ".part")
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")

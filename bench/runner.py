@@ -34,7 +34,7 @@ TURN_SECONDS = 0.25
 
 MOST_EPOCHS_A_TURN = 25
 
-FEWEST_TURNS = 10
+FEWEST_TURNS = 20  # where there are as many epochs: two for each stretch of an interval
 
 PREPARATION_SECONDS = 6.0
 """A guess, for the progress display alone."""

@@ -51,8 +51,13 @@ def _reciprocal(value: float) -> float:
     return math.inf if value == 0 else 1 / value
 
 
-BLOCKS = 20
-"""Stretches of a run that are taken for independent; each should be many rounds."""
+BLOCKS = 10
+"""Stretches of a run that are taken for independent; each should be many rounds.
+
+Of 20, in runs of 500 rounds on shared servers, each still resembled the next (correlated by 0.22 on
+average, over 27 cases of two reports): with so much, an interval meant for 95 % holds 88 %. Of 10,
+and of 14, none was left.
+"""
 
 
 def block_medians(values: Sequence[float]) -> Sequence[float]:

@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.ranking import EAGER, INTERPRETED, PYTHON_LOOP, TORCH_NN, Case, Report, Workload
-from bench.statistics import ENOUGH_FOR_95, Ratio
+from bench.statistics import BLOCKS, ENOUGH_FOR_95, Ratio
 
 MISSING = "–"
 
@@ -24,7 +24,7 @@ SHORT = {name: name.rpartition("_")[2] for name in (PYTHON_LOOP, TORCH_NN)}
 """How the heads of the terminal's narrow columns call the two baselines."""
 
 TERMINAL_LEGEND = (
-    f"± half of the 95 % interval, or of the range of fewer than {ENOUGH_FOR_95} rounds; "
+    f"± the longer arm of the 95 % interval, or of the range of fewer than {ENOUGH_FOR_95} rounds; "
     f"×{SHORT[PYTHON_LOOP]} times as fast as {PYTHON_LOOP} run {EAGER}; "
     f"×{SHORT[TORCH_NN]} times as fast as {TORCH_NN} at its fastest; ppl training perplexity"
 )
@@ -112,8 +112,8 @@ COLUMNS = {
         "95 % interval",
         "Characters of training text per second: the median over timed epochs, with an interval "
         "that holds the true median with a probability of 95 % whatever the distribution, if "
-        "epochs are independent. Neighbours are not quite, so from 40 timed epochs on it is taken "
-        "from the medians of 20 stretches of the run. "
+        f"epochs are independent. Neighbours are not quite, so from {2 * BLOCKS} timed epochs on "
+        f"it is taken from the medians of {BLOCKS} stretches of the run. "
         "Fewer than six rounds cannot give 95 %; then it runs from the slowest to the fastest.",
         lambda case: tokens(case["tokens_per_second"]),
         lambda case: _speed_interval(case),
@@ -123,8 +123,8 @@ COLUMNS = {
         "95 % interval",
         f"How many times as fast as {PYTHON_LOOP} run {EAGER}, the network as a textbook writes "
         "it. The geometric mean over pairs of turns that ran one after the other, with a t "
-        "interval on the logarithms (from 40 turns on over 20 stretches of them); it may differ a "
-        "little from the ratio of two medians.",
+        f"interval on the logarithms (from {2 * BLOCKS} turns on over {BLOCKS} stretches of them); "
+        "it may differ a little from the ratio of two medians.",
         lambda case: factor(case.over_python_loop),
         lambda case: factor_interval(case.over_python_loop),
     ),

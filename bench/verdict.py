@@ -112,7 +112,7 @@ def _is_tie(report: Report, workload: Workload) -> bool:
     if len(workload.ranked) < 2:
         return False
     ratio = report.compare(workload.ranked[1], workload.ranked[0])
-    return ratio is not None and ratio.is_bounded and ratio.low <= 1 <= ratio.high
+    return ratio is None or ratio.low <= 1 <= ratio.high
 
 
 def _of_workload(report: Report, workload: Workload) -> str:
@@ -138,6 +138,10 @@ def _runner_up(report: Report, workload: Workload, best: Case) -> str:
     if _is_tie(report, workload):
         second = workload.ranked[1]
         ratio = report.compare(second, best)
+        if ratio is None:
+            return (
+                f" `{report.label(second)}` cannot be told from it: no rounds of both are stored."
+            )
         interval = factor_interval(ratio)
         return (
             f" `{report.label(second)}` cannot be told from it: {factor(ratio)} times as fast"

@@ -204,8 +204,8 @@ def _one_seed(chapter: Chapter, learned: dict[str, list[Learned]]) -> str:
         return ""
     widest, role = max(spreads)
     return (
-        f"Seeds differ by up to {widest:.3f} bits ({role}): a smaller difference "
-        "between two sizes or two models would not be one."
+        f"On held-out text of The Time Machine, single seeds differ by up to {widest:.3f} bits "
+        f"({role}). The ± of a mean is half of its 95 % interval over seeds."
     )
 
 

@@ -81,6 +81,15 @@ def test_a_report_compared_with_itself_passes(stored, current):
     assert any(f"for information: {REFERENCE} ran at" in note for note in verdict.notes)
 
 
+def test_a_quiet_baseline_does_not_vouch_for_a_disturbed_run(stored, current):
+    for case_id in load(current).rounds["case_id"].unique():
+        change_rows(current, ROUNDS, case_id, mark="contended")
+    for reports in ((stored, current), (current, stored)):
+        verdict = compare(*map(load, reports))
+        assert verdict.word == "unreliable"
+        assert any("contended or throttled" in problem for problem in verdict.problems)
+
+
 def test_a_slowdown_is_found_and_only_there(stored, current):
     slow(current, CASE, 0.85)
     verdict = compare(load(stored), load(current))

@@ -5,7 +5,13 @@ import os
 import pytest
 
 from bench.gate_pairs import Measurement, turn_order
-from bench.gate_runner import PairedCase, PairRunner, shared_processors
+from bench.gate_runner import (
+    COMPARED_EPOCHS,
+    PairedCase,
+    PairRunner,
+    _summary,
+    shared_processors,
+)
 
 
 class MadeUp:
@@ -61,3 +67,15 @@ def test_all_processors_are_used_in_turn(monkeypatch):
     assert [shared_processors(pair, 1) for pair in range(4)] == [{0}, {2}, {4}, {0}]
     assert [shared_processors(pair, 2) for pair in range(3)] == [{0, 2}, {0, 4}, {2, 4}]
     assert shared_processors(1, 8) == {0, 2, 4}
+
+
+def test_perplexities_are_compared_where_rounding_has_not_led_networks_apart():
+    rounds = [
+        {"tokens": 100, "seconds": 1.0, "train_perplexity": 100.0 - n, "mark": ""}
+        for n in range(1, COMPARED_EPOCHS + 21)
+    ]
+    early, late = rounds[: COMPARED_EPOCHS - 10], rounds
+    side = _summary([late[:30], late[30:]], {})
+    assert side.train_perplexity == 100.0 - COMPARED_EPOCHS
+    assert side.rounds == COMPARED_EPOCHS + 20
+    assert _summary([early], {}).train_perplexity == 100.0 - (COMPARED_EPOCHS - 10)

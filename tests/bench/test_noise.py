@@ -16,7 +16,7 @@ import pytest
 
 from bench.gate_decision import LOOKS, decide, estimate, look_error, resolvable
 from bench.gate_pairs import Measurement, Pair, Side
-from bench.noise import report, spread
+from bench.noise import report, scatter_interval, spread
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -56,6 +56,34 @@ def test_the_report_says_what_was_measured():
     assert "Within five minutes (20 pairs)" in text
     assert [int(line.split()[0]) for line in lines if "±" in line] == list(LOOKS)
     assert "a slowdown is found, 19 times of 20, from (beyond 3 %)" in text
+
+
+def test_a_case_that_failed_has_measured_nothing():
+    failed = measurement(0.01, pairs=4)
+    failed.kind, failed.reason = "invalid", "head crashed: planted"
+    (line,) = report([(failed, [8.0] * 4)], 0.03)
+    assert line == f"{failed.case_id}: nothing measured: head crashed: planted"
+
+
+def test_the_scatter_of_few_pairs_has_an_interval_that_holds_it():
+    rng = np.random.default_rng(6)
+    found = [scatter_interval(float(rng.normal(0, 0.01, 10).std(ddof=1)), 10) for _ in range(2000)]
+    held = np.mean([low <= 0.01 <= high for low, high in found])
+    assert held == pytest.approx(0.95, abs=0.015)
+
+
+def test_looks_that_hold_nothing_back_promise_what_the_plain_scatter_allows():
+    """One pair of forty far out: the later looks leave it out, the first does not."""
+    wild = measurement(0.01)
+    last = wild.pairs[-1]
+    wild.pairs[-1] = replace(last, head=replace(last.head, tokens_per_second=10_000.0))
+    within = []
+    for measured in (measurement(0.01), wild):
+        lines = report([(measured, [8.0] * 40)], 0.03)
+        within.append([float(re.search(r"± +([\d.]+) %", x).group(1)) for x in lines if "±" in x])
+    calm, with_it = within
+    assert with_it[0] > 2 * calm[0]
+    assert with_it[1] < 1.5 * calm[1]
 
 
 def test_what_was_measured_beside_others_is_called_unreliable():

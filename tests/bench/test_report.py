@@ -380,6 +380,17 @@ def test_a_tie_is_called_a_tie(tmp_path):
         assert "`torch_nn · cuda_graph` cannot be told from it: 0.9" in sentence
 
 
+def test_one_round_each_tells_nobody_from_another(tmp_path):
+    write(tmp_path, epochs=1, workloads=1)
+    assert "cannot be told from it" not in " ".join(verdict(load(tmp_path)))
+    rounds = ROUNDS.load(tmp_path)
+    counted = rounds[~rounds["warm_up"].astype(bool)]
+    first = counted.groupby("case_id").head(1)
+    ROUNDS.path(tmp_path).unlink()
+    ROUNDS.append(tmp_path, first.astype(object).where(first.notna(), None).to_dict("records"))
+    assert "cannot be told from it" in " ".join(verdict(load(tmp_path)))
+
+
 def test_the_verdict_of_one_workload_is_one_sentence(tmp_path):
     write(tmp_path, epochs=1, workloads=1)
     report = load(tmp_path)

@@ -96,10 +96,18 @@ def test_an_unknown_column_is_refused_and_nothing_written(tmp_path):
 HEADER = ",".join(CURVES.columns)
 
 
+def test_a_writer_stopped_within_the_header_lost_nothing(tmp_path):
+    path = CURVES.path(tmp_path)
+    path.write_text(HEADER[:9])
+    CURVES.drop_half_line(tmp_path)
+    assert CURVES.load(tmp_path).empty
+    CURVES.keep(tmp_path, ["a"])
+    assert path.read_text() == HEADER + "\n"
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ("", "line 1"),
         ("case_id,epoch\n", "line 1"),
         (f"{HEADER}\na,1,2.0\n", "line 2 has 3 fields, not 6"),
         (f"{HEADER}\na,1,2.0,3.0,4.0,run\na,2,2.0,3.0,4.0,run,more\n", "line 3 has 7 fields"),

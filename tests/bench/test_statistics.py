@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bench.results import ROUNDS, TRAINING
 from bench.statistics import (
+    BLOCKS,
     block_medians,
     factors_over,
     geometric_mean,
@@ -307,9 +308,9 @@ def test_an_interval_of_stretches_holds_where_neighbours_resemble_each_other():
 
 
 def test_few_values_are_stretches_of_their_own():
-    values = [float(n) for n in range(39)]
+    values = [float(n) for n in range(2 * BLOCKS - 1)]
     assert block_medians(values) is values
-    assert len(block_medians([*values, 1.0])) == 20
+    assert len(block_medians([*values, 1.0])) == BLOCKS
 
 
 def test_turns_that_resemble_their_neighbours_are_paired_by_stretches():
@@ -329,7 +330,7 @@ def test_turns_that_resemble_their_neighbours_are_paired_by_stretches():
         ]
         by_turn = paired_log_ratio(fast, [1000.0] * turns)
         by_stretch = speedup(pd.DataFrame(rows), "a", "b")
-        assert by_stretch.pairs == 20
+        assert by_stretch.pairs == BLOCKS
         held["turns"] += by_turn.low <= 1 <= by_turn.high
         held["stretches"] += by_stretch.low <= 1 <= by_stretch.high
     assert held["turns"] < 0.87 * runs

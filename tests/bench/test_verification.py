@@ -166,16 +166,16 @@ class Replayed(_EagerSteps):
             self.loss_sum += 0.1
 
 
-def replay(mistake: str, cell: str = "gru"):
+def replay(mistake: str, cell: str = "gru", num_steps: int = 6, bound: float = BOUND):
     torch.manual_seed(0)
     model = language_model.build("torch_nn", cell, 9, 16, num_layers=2)
-    tokens = torch.randint(9, (500,))
-    minibatches = Minibatches(tokens, batch_size=4, num_steps=6)
+    tokens = torch.randint(9, (900,))
+    minibatches = Minibatches(tokens, batch_size=4, num_steps=num_steps)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     replayed, eager = (Trainer(model, minibatches, learning_rate=1.0) for _ in range(2))
     replayed._runner = Replayed(replayed)
     replayed._runner.mistake = mistake
-    outcome = verify_replay(replayed, eager, bound=BOUND)
+    outcome = verify_replay(replayed, eager, bound=bound)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     return outcome
 
@@ -202,3 +202,11 @@ def test_a_replay_that_does_something_else_is_found(mistake):
     outcome = replay(mistake)
     assert not outcome.passed
     assert "replayed" in str(outcome)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("bound", sorted(set(BOUNDS.values())))
+def test_a_lost_state_is_found_though_long_sequences_forget_it(cell, bound):
+    """After 35 steps little is left of the first state: less than some bounds allow."""
+    assert replay("", cell, 35, bound).passed
+    assert not replay("state not carried", cell, 35, bound).passed
