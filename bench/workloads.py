@@ -275,7 +275,7 @@ PROFILES: dict[str, Profile] = {
                 *(
                     replace(
                         workload,
-                        epochs=41,  # 40 that count, in 20 turns: ten stretches of two turns for an interval
+                        epochs=41,  # 40 count, in 20 turns: ten stretches of two turns
                         matmul_precision=precision,
                         title=workload.title + (", TF32" if precision == "tf32" else ""),
                     )
