@@ -54,8 +54,8 @@ TARGETS = {
 }
 
 TRITON_TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-MOST_BARRIERS = {"sequence": 6, "dataflow": 2, "wavefront": 10, "marked_wavefront": 4}
-"""In one step, where rows come as tensor cores want them."""
+MOST_BARRIERS = {"sequence": 6, "dataflow": 2, "wavefront": 10, "marked_wavefront": 4, "floor": 6}
+"""In one step, where rows come as tensor cores want them; in a floor, to sum them up."""
 MOST_BARRIERS_STAGED = {"sequence": 22, "dataflow": 4, "wavefront": 42, "marked_wavefront": 8}
 """Where they pass through shared memory, with two barriers a piece."""
 IN_FLIGHT = {"sm_80": 2 / 3}
@@ -189,14 +189,12 @@ def floor_variant(kernel: str, cell: str, H: int, precision: str,
     tiles = tiling.sequence_tiles(BATCH, H, GATES[cell], dtype, input_precision, CHIPS[target])
     if isinstance(tiles, str):
         return
-    launch = {
-        "num_warps": tiles[1].num_warps, "launch_cooperative_grid": True, "enable_fp_fusion": True,
-    }  # fmt: skip
     if kernel == "floor_barrier":
-        function, options = floors.barrier_floor_kernel, launch
+        function: Any = floors.barrier_floor_kernel
+        options = floors.barrier_options(tiles[1])
     else:
         function = floors.traffic_floor_kernel
-        options = floors.traffic_options(H, GATES[cell] * H, tiles[1]) | launch
+        options = floors.traffic_options(H, GATES[cell] * H, tiles[1], dtype.itemsize)
     yield Variant(kernel, cell, H, precision, target, function, options)
 
 
@@ -241,7 +239,7 @@ def compile_variant(variant: Variant) -> Compiled:
     else:
         registers, spills = ask_ptxas(built.asm["ptx"])
         instruction = first(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync", built.asm["ptx"])
-    if loops_over_time(variant.kernel) and target.backend == "cuda":
+    if exchanges(variant.kernel) and target.backend == "cuda":
         in_loop = machine_code.read_step(built.asm["cubin"])
         in_flight = expected_in_flight(options, dtype)
     else:
@@ -276,13 +274,15 @@ def expected_shared(variant: Variant) -> int:
     )
 
 
-def loops_over_time(kernel: str) -> bool:
-    """Whether a launch is a whole sequence; the step kernel's loop is over K."""
-    return not kernel.startswith(("step", "floor"))
+def exchanges(kernel: str) -> bool:
+    """Whether a launch is a whole sequence that reads rows in every step."""
+    return not kernel.startswith("step") and kernel != "floor_barrier"
 
 
 def expected_in_flight(options: dict[str, Any], dtype: torch.dtype) -> int:
     """Vectors of 16 bytes that a thread loads of the pieces asked for at a time."""
+    if "K" in options:  # the traffic floor
+        return int(options["BLOCK_B"] * options["BLOCK_K"] * dtype.itemsize // (THREADS * 16))
     inner = options["H"] * (1 if "SAVE" in options else options["G"])  # forward, backward
     if options["BLOCK_K"] == tiling.QUAD:  # each has its own, and no room for all at a time
         quads = triton.cdiv(inner, options["SHARES"] * tiling.QUAD)

@@ -12,6 +12,8 @@ torch's own.
 # A device function's arguments are Triton values, for which there are no Python types.
 # mypy: disable-error-code="no-untyped-def"
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -20,6 +22,7 @@ from kernels import sequence, tiling
 from kernels.cells import GATES
 from kernels.gates import store_tile
 from kernels.grid_barrier import STRIDE, arrive, wait
+from kernels.product import under_way
 from kernels.step import on_device_of
 
 COUNTER_STRIDE = tl.constexpr(STRIDE)
@@ -50,14 +53,15 @@ def barrier_floor_kernel(counter_ptr, T):
 def traffic_floor_kernel(
     exchanged_ptr, out_ptr, T, B,
     H: tl.constexpr, K: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    BLOCK_K: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """For each step: read rows of (RING, B, K) past L1, write this slice of (T, B, H).
 
     What is written is the rows' sum, so that the compiler cannot drop the reads. Steps do not wait
     for each other: this is what the bytes cost, without the latency of a chain. The rows that a
     step reads were written just before it and are in L2: so a few steps' rows are read over and
-    over, because those of a long sequence would have to come from memory.
+    over, because those of a long sequence would have to come from memory. As in the kernel all
+    loads of a row are under way before the first is waited for, where registers suffice.
     """
     rows = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
     units = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
@@ -73,7 +77,7 @@ def traffic_floor_kernel(
             tile = tl.load(
                 exchanged_ptr + there * K + at, mask=mask, other=0.0, cache_modifier=".cg"
             )
-            total += tl.sum(tile.to(tl.float32), axis=1)
+            total += tl.sum(under_way(tile, PTX).to(tl.float32), axis=1)
         whole = tl.broadcast_to(total[:, None], (BLOCK_B, BLOCK_H))
         store_tile(out_ptr + step * H, rows, units, H, inside, whole)
 
@@ -83,11 +87,8 @@ def barrier(cell: str, B: int, H: int, T: int, dtype: torch.dtype, input_precisi
     """T barriers on the sequence kernel's grid. Raises ValueError where that does not fit."""
     tile = sequence.tiles(B, H, cell, dtype, input_precision, device)[backward]
     counter = sequence.counters(B, tile, device)
-    options = {} if tiling.INTERPRETED else {"launch_cooperative_grid": True}
     with on_device_of(counter):
-        barrier_floor_kernel[sequence.grid(B, H, tile)](
-            counter, T, num_warps=tile.num_warps, enable_fp_fusion=True, **options
-        )
+        barrier_floor_kernel[sequence.grid(B, H, tile)](counter, T, **barrier_options(tile))
 
 
 def launch(counter: torch.Tensor, T: int) -> None:
@@ -108,18 +109,30 @@ def traffic(cell: str, exchanged: torch.Tensor, out: torch.Tensor, input_precisi
     tile = sequence.tiles(B, H, cell, out.dtype, input_precision, out.device)[backward]
     with on_device_of(out):
         traffic_floor_kernel[sequence.grid(B, H, tile)](
-            exchanged, out, T, B, num_warps=tile.num_warps, enable_fp_fusion=True,
-            **traffic_options(H, K, tile),
-        )  # fmt: skip
+            exchanged, out, T, B, **traffic_options(H, K, tile, out.itemsize)
+        )
 
 
-def traffic_options(H: int, K: int, tile: tiling.Tile) -> dict[str, int]:
-    """Compile-time arguments; the rows are read in pieces of the length that the warps share."""
-    block_k = min(triton.next_power_of_2(K), tile.block_k * tile.shares)
-    return {
+def barrier_options(tile: tiling.Tile) -> dict[str, Any]:
+    """What the barrier floor is launched with."""
+    options = {"num_warps": tile.num_warps, "enable_fp_fusion": True}
+    return options | ({} if tiling.INTERPRETED else {"launch_cooperative_grid": True})
+
+
+def traffic_options(H: int, K: int, tile: tiling.Tile, itemsize: int) -> dict[str, Any]:
+    """What the traffic floor is launched with; rows of `itemsize` bytes an element.
+
+    A row is read in one piece, unless that takes more registers than the kernel would use for it.
+    """
+    longest = tiling.REGISTERS_AHEAD * 4 * 32 * tile.num_warps // (tile.block_b * itemsize)
+    options = {
         "H": H,
         "K": K,
         "BLOCK_B": tile.block_b,
         "BLOCK_H": tile.block_h,
-        "BLOCK_K": block_k,
+        "BLOCK_K": min(triton.next_power_of_2(K), longest),
+        "PTX": tile.ptx,
+        "num_warps": tile.num_warps,
+        "enable_fp_fusion": True,
     }
+    return options | ({"maxnreg": 255} if tile.ptx else {})

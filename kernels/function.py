@@ -145,7 +145,7 @@ class _Layer(torch.autograd.Function):
         T, B = gates_x.shape[:2]
         H = weight_hh.shape[1]
         gates_x, weight_hh = gates_x.contiguous(), weight_hh.contiguous()
-        first = [state.contiguous() for state in (h, c) if state is not None]
+        first = [aligned(state) for state in (h, c) if state is not None]
         last = [torch.empty_like(state) for state in first]  # outlives the sequence, alone
         hs = gates_x.new_empty(T + 1, B, H)  # slot 0 is the initial state
         # Kernels need a pointer for every argument; a cell without c or saved values gets hs,
@@ -207,6 +207,16 @@ def own_gradients(given: Sequence[Tensor | None], shape: tuple[int, ...],
         else gradient.to(kind, copy=True, memory_format=torch.contiguous_format)
         for gradient in given
     ]
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """The tensor, contiguous and at an address of 16 bytes; a copy where it is not.
+
+    Rows with marks come in vectors that must lie at such addresses, the initial state among them,
+    and a view may begin anywhere. What torch allocates is aligned.
+    """
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:

@@ -3,7 +3,8 @@
     gates_x = x @ W_ih0.T + b_ih0                            (T, B, G·H), of the first layer
     y, state = wavefront_stack("lstm", gates_x, parameters, (h, c))
 
-What lies inside time is one launch each way, for all layers. Weight and bias gradients are one
+What lies inside time is one launch each way, for all layers. (One layer alone has nothing to
+overlap and goes to `kernels/sequence.py`.) Weight and bias gradients are one
 product a layer and weight over all T·B rows after it.
 """
 
@@ -16,7 +17,14 @@ from torch import Tensor
 from kernels import tiling, wavefront
 from kernels.cells import GATES, SAVED
 from kernels.derivative import first_derivative_only
-from kernels.function import accumulator, check_layer, own_gradients
+from kernels.function import (
+    accumulator,
+    aligned,
+    check_layer,
+    dataflow_layer,
+    own_gradients,
+    sequence_layer,
+)
 
 State = Tensor | tuple[Tensor, Tensor]
 
@@ -59,6 +67,14 @@ def wavefront_stack(cell: str, gates_x: Tensor, parameters: Sequence[Tensor], st
                     f"layer {layer} must take H inputs: weight_ih {tuple(weight_hh.shape)}; "
                     f"got {tuple(weight_ih.shape)}"
                 )
+    if L == 1:  # nothing to overlap: the kernel of one layer, which has one set of weights
+        alone = dataflow_layer if marked else sequence_layer
+        y, last = alone(
+            cell, gates_x, parameters[0], parameters[1], of_layer, input_precision=input_precision
+        )
+        if isinstance(last, tuple):
+            return y, (last[0].unsqueeze(0), last[1].unsqueeze(0))
+        return y, last.unsqueeze(0)
     inputs = (gates_x, *states, *parameters)
     save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     y, *final = _Stack.apply(cell, input_precision, marked, save, len(states), *inputs)
@@ -106,10 +122,8 @@ class _Stack(torch.autograd.Function):
         gates_x = gates_x.contiguous()
         weight_hh = torch.stack([parameters[0], *parameters[3::4]])
         bias_hh = torch.stack([parameters[1], *parameters[5::4]])
-        # One layer has no weight_ih here; the kernel then reads something and multiplies zeros.
-        weight_ih = stacked(parameters[2::4]) if L > 1 else weight_hh
-        bias_ih = stacked(parameters[4::4]) if L > 1 else bias_hh
-        first = [state.contiguous() for state in states]
+        weight_ih, bias_ih = stacked(parameters[2::4]), stacked(parameters[4::4])
+        first = [aligned(state) for state in states]
         last = [torch.empty_like(state) for state in first]
         hs = gates_x.new_empty(L, T + 1, B, H)  # slot 0 is the initial state
         cs = saved = hs  # a pointer for every argument, touched or not

@@ -19,6 +19,7 @@ is imported whether kernels are interpreted.
     where      in which kernels, by a part of their name
     multiprocessors  of the chip, where it shall have fewer than the tiles were chosen for
     poison     whether the first number of the initial state is a NaN, all bits set
+    shift      elements by which the initial state lies beside an aligned address
 """
 
 import hashlib
@@ -37,11 +38,12 @@ from kernels.function import dataflow_layer, sequence_layer, step_layer
 
 from . import emulated_gpu
 from .conftest import Case, relative_error
-from .stacks import Stack
+from .stacks import Stack, shifted
 
 PRECISIONS = COMPILED | {"float16": (torch.float16, "ieee")}
 DEFAULTS = {"precision": "ieee", "chip": "sm_90", "L": 2, "seed": 0, "watch": True, "plant": (),
-            "where": "", "multiprocessors": None, "poison": False}  # fmt: skip
+            "where": "", "multiprocessors": None, "poison": False,
+            "shift": 0}  # fmt: skip
 
 
 BARRIER = re.compile(r"bar\.sync\s+0;(?:\s*(?://.*|\.loc.*|\$L__tmp\d+:|bar\.sync\s+0;))*")
@@ -70,7 +72,8 @@ def run(job):
     if job["kernels"].endswith("wavefront"):
         stack = Stack(job["cell"], job["T"], job["B"], job["H"], job["L"], dtype)
         marked = job["kernels"] == "marked_wavefront"
-        return stack.run("cpu", input_precision=input_precision, marked=marked), stack.reference
+        ours = stack.run("cpu", job["shift"], input_precision=input_precision, marked=marked)
+        return ours, stack.reference
     layers = {"step": step_layer, "sequence": sequence_layer, "dataflow": dataflow_layer}
     layer = layers[job["kernels"]]
     case = Case(job["cell"], job["T"], job["B"], job["H"], dtype=dtype)
@@ -78,7 +81,14 @@ def run(job):
         case.inputs["h"][0, 0] = torch.tensor(-1).view(
             torch.float64
         )  # as float32 all bits set, too
-    outputs, gradients = case.run(layer, dtype, "cpu", input_precision=input_precision)
+
+    def shifted_layer(cell, gates_x, weight_hh, bias_hh, state, **options):
+        states = state if isinstance(state, tuple) else (state,)
+        pair = [shifted(tensor, job["shift"]) for tensor in states]
+        state = tuple(pair) if len(pair) == 2 else pair[0]
+        return layer(cell, gates_x, weight_hh, bias_hh, state, **options)
+
+    outputs, gradients = case.run(shifted_layer, dtype, "cpu", input_precision=input_precision)
 
     def reference():
         wanted_outputs, wanted_gradients = case.reference()

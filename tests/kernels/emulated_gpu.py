@@ -58,6 +58,15 @@ class Diverged(AssertionError):
     """Lanes of a warp would go different ways: the emulation cannot follow."""
 
 
+class Misaligned(RuntimeError):
+    """An access of 2, 4, 8 or 16 bytes at an address that is no multiple of that: a GPU ends it."""
+
+
+def hold_aligned(where, size):
+    if (where & where.dtype.type(size - 1)).any():
+        raise Misaligned(f"{size} bytes at {int(where[(where % size).argmax()]):#x}")
+
+
 class SharedRace(Race):
     """Two warps of a program, the same shared memory, one writes, and no barrier between them."""
 
@@ -96,6 +105,7 @@ class Block:
 
     def halves(self, where, size):
         """The 2-byte pieces of `size` bytes at each address."""
+        hold_aligned(where, size)
         first = (where >> 1).astype(np.int64)
         return first if size <= 2 else (first[:, None] + NEIGHBOURS[size // 2]).ravel()
 
@@ -306,7 +316,7 @@ class Warp:
                     self.machine.atomic(self.block, address, "acquire")
             else:
                 self.machine.load(self.block, where, size * count, relaxed)
-            memory, at = self.machine.at(where, kind)
+            memory, at = self.machine.at(where, kind, count)
             if not (acquire or relaxed):
                 self.block.count_lines(at * size)
             found = memory[at[:, None] + NEIGHBOURS[count]]
@@ -341,7 +351,7 @@ class Warp:
         if len(lanes):
             where = where[lanes]
             new = np.stack(values, axis=1)[lanes]
-            memory, at = self.machine.at(where, kind)
+            memory, at = self.machine.at(where, kind, count)
             at = at[:, None] + NEIGHBOURS[count]
             # Where a tile is smaller than a program, several threads say the same.
             if not relaxed or (memory[at] != new).any():
@@ -382,7 +392,7 @@ class Warp:
                 if len(some):
                     assert (size[some] == 16).all()
                     self.machine.load(self.block, source[some], 16)
-                    memory, at = self.machine.at(source[some], U4)
+                    memory, at = self.machine.at(source[some], U4, 4)
                     piece[some] = memory[at[:, None] + np.arange(4)]
                 self.block.views[U4][(to // U4(4))[:, None] + np.arange(4)] = piece
 
@@ -418,8 +428,12 @@ class Machine:
         self.changes = 0  # of counters, and of what is written for those who poll it
         self.speeds = [self.choose.choice((1, 1, 4, 16)) for _ in self.blocks]
 
-    def at(self, where, kind):
-        """The memory that an address lies in and the elements in it."""
+    def at(self, where, kind, count=1):
+        """The memory that an address lies in and the elements in it; `count` are accessed at each.
+
+        Raises Misaligned and IndexError.
+        """
+        hold_aligned(where, np.dtype(kind).itemsize * count)
         first = int(where[0])
         for start, end, views in self.buffers:
             if start <= first < end:

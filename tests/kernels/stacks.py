@@ -35,7 +35,8 @@ class Stack:
         y, final = self.module(inputs[0], tuple(states) if len(states) == 2 else states[0])
         return self._collect(y, final, inputs, dict(self.module.named_parameters()))
 
-    def run(self, device, **options):
+    def run(self, device, shift=0, **options):
+        """`shift`: elements by which the initial state lies beside an aligned address."""
         inputs = [t.to(device, self.dtype).requires_grad_() for t in self.inputs]
         named = {
             name: parameter.detach().to(device, self.dtype).requires_grad_()
@@ -46,7 +47,7 @@ class Stack:
         for layer in range(1, self.L):
             parameters += [named[f"{name}_l{layer}"] for name in
                            ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]  # fmt: skip
-        states = inputs[1:]
+        states = [shifted(tensor, shift) for tensor in inputs[1:]]
         state = tuple(states) if len(states) == 2 else states[0]
         y, final = wavefront_stack(self.cell, gates_x, parameters, state, **options)
         return self._collect(y, final, inputs, named)
@@ -59,6 +60,13 @@ class Stack:
         names = ["y", *(f"final {i}" for i in range(len(outputs) - 1)), "grad x"]
         names += [f"grad state {i}" for i in range(len(inputs) - 1)]
         return dict(zip([*names, *named], [*outputs, *gradients], strict=True))
+
+
+def shifted(tensor, shift):
+    """The same numbers in a view that begins `shift` elements after an aligned address."""
+    if not shift:
+        return tensor
+    return torch.cat([tensor.new_zeros(shift), tensor.flatten()])[shift:].view_as(tensor)
 
 
 def hold(stack, device, bound=1e-5, **options):

@@ -46,6 +46,28 @@ def test_rows_with_marks_in_every_cell_and_precision(precision):
         hold(asked, found)
 
 
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+@pytest.mark.parametrize("kernels", ["wavefront", "marked_wavefront"])
+def test_a_stack_of_one_layer(kernels, precision):
+    """It is a layer: at H 256 one whose IEEE float32 products threads make alone."""
+    jobs = [job(kernels, "lstm", precision, B=3, H=256, L=1)]
+    if kernels == "wavefront":
+        jobs += [job(kernels, "gru", precision, B=5, H=48, L=1)]
+    for asked, found in zip(jobs, emulate(*jobs), strict=True):
+        hold(asked, found)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_an_initial_state_that_begins_anywhere(precision):
+    """A view into a larger tensor need not lie where vectors of 16 bytes do."""
+    jobs = [
+        job(kernels, "lstm", precision, B=1, H=256, shift=1)
+        for kernels in ("sequence", "dataflow", "wavefront", "marked_wavefront")
+    ]
+    for asked, found in zip(jobs, emulate(*jobs), strict=True):
+        hold(asked, found)
+
+
 @pytest.mark.parametrize(
     ("kernels", "B", "H", "seeds"),
     [("wavefront", 17, 64, 4), ("dataflow", 3, 256, 4), ("marked_wavefront", 1, 256, 2),

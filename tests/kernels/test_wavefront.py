@@ -107,15 +107,18 @@ def test_what_does_not_fit_is_refused_with_the_reason(device, monkeypatch):
         (lambda a: a.update(input_precision="tf16"), "input_precision must be one of"),
     ],
 )
-def test_wrong_arguments_are_named(change, said):
+def test_wrong_arguments_are_named(change, said, device):
+    def zeros(*shape):
+        return torch.zeros(shape, device=device)
+
+    square = [zeros(16, 16), zeros(16, 16), zeros(16), zeros(16)]
     arguments = {
         "cell": "rnn_tanh",
-        "gates_x": torch.zeros(3, 2, 16),
-        "parameters": [torch.zeros(16, 16), torch.zeros(16), torch.zeros(16, 16),
-                       torch.zeros(16, 16), torch.zeros(16), torch.zeros(16)],
-        "state": torch.zeros(2, 2, 16),
+        "gates_x": zeros(3, 2, 16),
+        "parameters": [zeros(16, 16), zeros(16), *square],
+        "state": zeros(2, 2, 16),
         "input_precision": "ieee",
-    }  # fmt: skip
+    }
     change(arguments)
     precision = arguments.pop("input_precision")
     with pytest.raises(ValueError, match=said):
