@@ -201,7 +201,8 @@ class _Checked:
         outcome = verification.verify(self.stack, B, min(T, MOST_STEPS_CHECKED), SEED, bound)
         self.error = outcome.error
         if outcome.passed and bound > verification.BOUNDS["ieee"]:
-            # A loose bound is for rounding, not for bugs: the same code must be exact in float32.
+            # A loose bound is for rounding, not for bugs: what precisions share must be exact in
+            # float32. (A kernel's product may be another one there: tests/kernels looks at those.)
             outcome = self._exact(name, device)
         self.reason = "" if outcome.passed else str(outcome)
         generator = torch.Generator().manual_seed(SEED)

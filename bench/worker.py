@@ -206,7 +206,8 @@ class CaseRun:
         workload = self.job.workload
         checks = [(model, self._bound, workload.matmul_precision, workload.dtype)]
         if self._bound > verification.BOUNDS["ieee"]:
-            # A loose bound is for rounding, not for bugs: the same code must be exact in float32.
+            # A loose bound is for rounding, not for bugs: what precisions share must be exact in
+            # float32. (A kernel's product may be another one there: tests/kernels looks at those.)
             exact = self._build(self.job.implementation, dtype=torch.float32)
             checks.append((exact, verification.BOUNDS["ieee"], "ieee", "float32"))
         errors = []

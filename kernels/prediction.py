@@ -22,9 +22,13 @@ from kernels.tiling import CHIPS, Tile, columns_of, sequence_tiles, uses_tensor_
 
 CLOCK = 1700.0  # cycles a microsecond under load; the H100 data sheet allows up to 1980
 BARRIER = 0.6  # microseconds, a grid barrier on a recent card; by others
-L2_LATENCY = 270.0  # cycles; published microbenchmarks of the H100
+# Cycles, to the half of L2 that is near; published microbenchmarks of the H100, by which the far
+# half takes some 200 more.
+L2_LATENCY = 270.0
 WRITE_TRIPS = 1.0  # of the same latency, until others can see what was written; a guess
-L2_BYTES = 64.0  # a cycle and multiprocessor
+# A cycle and multiprocessor, when all of them read: 64 is what the path takes, measured by others
+# were 35 (H100 PCIe) to 43 (H200).
+L2_BYTES = 38.0
 SHARED_BYTES = 128.0  # a cycle and multiprocessor
 # One 16×8×8 TF32 (or 16×8×16 bfloat16) instruction of a warp. By the data sheet's rate it is four,
 # of which `mma.sync` is said to reach six tenths on Hopper.

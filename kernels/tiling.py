@@ -222,7 +222,7 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
             # Vectors of 16 bytes must lie at multiples of 16; words, which are staged, anywhere.
             tile = dataclasses.replace(tile, staged=True)
         if marked and tile.staged and dtype.itemsize == 2:
-            return f"in {dtype} rows with marks need an H of 256 or more, and a multiple of 8"
+            return f"in {dtype} rows with marks need an H above 128 that is a multiple of 8"
         room = REGISTERS_KEPT
         if layers > 1:
             room = 0 if backward else REGISTERS_KEPT_IN_WAVEFRONT

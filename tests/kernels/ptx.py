@@ -222,7 +222,8 @@ class Translator:
         # What nobody writes, and what a guarded instruction may leave as it was: anything.
         for register in sorted(self.unwritten()):
             source.append(f"    {register[1:]} = w.anything({self.kind_of(register)})")
-        source += ["    pc = 0", "    while True:"]
+        # An empty kernel never yields, and is a generator all the same.
+        source += ["    yield from ()", "    pc = 0", "    while True:"]
         for number, block in enumerate(blocks):
             source.append(f"        if pc == {number}:")
             self.out = []

@@ -5,9 +5,13 @@ Tiles, grids, layouts, tensor-core instructions and barriers are those that a GP
 found.
 """
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from .jobs import emulate, hold, job
+from .jobs import ROOT, emulate, hold, job
 
 
 @pytest.mark.parametrize("kernels", ["step", "sequence", "wavefront"])
@@ -89,3 +93,16 @@ def test_tensor_cores_are_not_as_good_as_ieee():
     hold(asked, found)
     with pytest.raises(AssertionError, match="relative errors above 1e-05"):
         hold(asked | {"precision": "ieee"}, found)
+
+
+def test_tests_run_as_on_a_gpu():
+    """What is interpreted here is compiled there: the plugin that shows it beforehand works."""
+    plugin = ["-p", "tests.kernels.as_on_a_gpu", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *plugin, "tests/kernels/test_floors.py"],
+        cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "0"}, capture_output=True, text=True,
+        check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
