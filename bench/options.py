@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -113,10 +115,35 @@ def chosen_threads(threads: int, device: str) -> int:
     return threads or default_threads(device)
 
 
+OUT_OF_REACH = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO,
+}  # fmt: skip
+"""Errors that are the disk's or its owner's, not this program's."""
+
+
 def run(app: typer.Typer) -> NoReturn:
-    """Run the command line and leave with its exit code; what cannot be parsed gets one line."""
+    """Run the command line and leave with its exit code.
+
+    What cannot be parsed, and a disk that is full or may not be written to, get one line and exit
+    code 2; a reader of the output who has left, nothing and exit code 1.
+    """
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except OSError as error:
+        output_is_lost = _output_is_lost()
+        if isinstance(error, BrokenPipeError) and output_is_lost:
+            sys.exit(1)
+        if error.errno not in OUT_OF_REACH:
+            raise
+        where = f"{error.filename}: " if error.filename else "writing: "
+        typer.echo(
+            f"bench: {where}{error.strerror}; what was stored is kept. Make room, or choose "
+            "another place, and repeat the command (a measurement goes on with --resume)",
+            err=True,
+        )
+        sys.exit(2)
     except Exception as error:
         # typer brought its own copy of click at some time: the classes differ, their methods not.
         if not hasattr(error, "format_message"):
@@ -130,3 +157,14 @@ def run(app: typer.Typer) -> NoReturn:
             typer.echo(f"bench: {said[:1].lower()}{said[1:]} (see `{command} --help`)", err=True)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _output_is_lost() -> bool:
+    """Whether standard output takes nothing any more; then what is left for it goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Python flushes once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

@@ -1,6 +1,11 @@
 """Wrong use of the command line: one line that says what is accepted, and exit code 2."""
 
+import os
+import resource
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +13,9 @@ from bench.__main__ import main
 from bench.environment import usable_processors
 
 PROCESSORS = usable_processors()
+ROOT = Path(__file__).parents[2]
+REPORT = ROOT / "reports" / "amd-epyc-2-cores" / "quick"
+BENCH = [sys.executable, "-m", "bench"]
 
 
 def said(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
@@ -79,3 +87,42 @@ def test_a_gate_that_is_refused_leaves_no_older_verdict(monkeypatch, capsys, tmp
     code, _, err = said(monkeypatch, capsys, "gate", *words, "--output", str(tmp_path))
     assert code == 2, err
     assert not (tmp_path / "verdict.json").exists()
+
+
+def test_a_disk_that_is_full_gets_one_line_and_keeps_what_there_was(tmp_path):
+    """As on a full disk, no file may grow beyond a few bytes: smaller than any page of a report."""
+    report = tmp_path / "report"
+    shutil.copytree(REPORT, report)
+    before = {path.name: path.read_bytes() for path in report.iterdir() if path.is_file()}
+    done = subprocess.run(
+        [*BENCH, "report", str(report)], cwd=ROOT, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("bench: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "what was stored is kept" in done.stderr
+    for name in ("plan.json", "training.csv", "rounds.csv"):
+        assert (report / name).read_bytes() == before[name]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
+def test_output_that_cannot_be_written_gets_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*BENCH, "list"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("bench: writing: No space left on device;")
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_reader_who_leaves_gets_no_complaint():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*BENCH, "kernels", "--predicted"], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE,
+        text=True, check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")

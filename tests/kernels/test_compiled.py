@@ -61,13 +61,10 @@ def test_a_stack_of_one_layer(kernels, precision):
         hold(asked, found)
 
 
-@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
-def test_an_initial_state_that_begins_anywhere(precision):
+@pytest.mark.parametrize("kernels", ["dataflow", "marked_wavefront"])
+def test_an_initial_state_that_begins_anywhere(kernels):
     """A view into a larger tensor need not lie where vectors of 16 bytes do."""
-    jobs = [
-        job(kernels, "lstm", precision, B=1, H=256, shift=1)
-        for kernels in ("sequence", "dataflow", "wavefront", "marked_wavefront")
-    ]
+    jobs = [job(kernels, "rnn_tanh", "bfloat16", B=1, H=256, shift=1)]
     for asked, found in zip(jobs, emulate(*jobs), strict=True):
         hold(asked, found)
 
