@@ -50,8 +50,9 @@ def test_rows_with_marks_in_every_cell_and_precision(precision):
         hold(asked, found)
 
 
-@pytest.mark.parametrize("precision", ["ieee", "tf32"])
-@pytest.mark.parametrize("kernels", ["wavefront", "marked_wavefront"])
+@pytest.mark.parametrize(
+    ("kernels", "precision"), [("wavefront", "ieee"), ("marked_wavefront", "tf32")]
+)
 def test_a_stack_of_one_layer(kernels, precision):
     """It is a layer: at H 256 one whose IEEE float32 products threads make alone."""
     jobs = [job(kernels, "lstm", precision, B=3, H=256, L=1)]
@@ -77,7 +78,8 @@ def test_an_initial_state_that_begins_anywhere(kernels):
 def test_every_order_gives_the_same_bits(kernels, B, H, seeds):
     """What depends on who comes first would differ in some of these."""
     precision = "ieee" if kernels == "sequence" else "tf32"
-    asked = job(kernels, "lstm", precision, T=3, B=B, H=H)
+    cell = "rnn_tanh" if kernels == "marked_wavefront" else "lstm"  # a fourth of the columns
+    asked = job(kernels, cell, precision, T=3, B=B, H=H)
     results = emulate(*(asked | {"seed": seed} for seed in range(seeds)))
     assert len({launch["steps"] for found in results for launch in found["launches"][:1]}) > 1
     assert len({found["sha256"] for found in results}) == 1
