@@ -219,6 +219,8 @@ def _carry_out(
 
     console = _console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped by a scheduler: same path
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)  # a terminal that closed, no nohup
     try:
         if output == Path():  # Path("") is the current directory
             refuse("--output is empty or the current directory; give a directory of its own")

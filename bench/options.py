@@ -117,7 +117,7 @@ def chosen_threads(threads: int, device: str) -> int:
 
 OUT_OF_REACH = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
-    errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO,
+    errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EIO,
 }  # fmt: skip
 """Errors that are the disk's or its owner's, not this program's."""
 

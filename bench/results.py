@@ -182,6 +182,8 @@ def _from_text(field: str, kind: type) -> Any:
         if field not in ("true", "false"):
             raise ValueError(field)
         return field == "true"
+    if kind is int and not -(2**63) <= int(field) < 2**63:
+        raise ValueError(field)  # larger than any count; pandas would overflow
     return kind(field)
 
 

@@ -220,8 +220,9 @@ def _marked(report: Report) -> Problem:
             spread = f", {min(by_case)} to {max(by_case)} a case" if len(by_case) > 1 else ""
             items.append(f"{mark}, {workload.title}: {len(group):,} of {total:,}{spread}")
     share = 100 * len(marked) / max(1, len(rounds))
+    percent = f"{share:.0f}" if share >= 10 else f"{share:.2g}"
     return Problem(
-        f"{len(marked):,} of {len(rounds):,} rounds of ranked cases ({share:.2g} %) are marked as "
+        f"{len(marked):,} of {len(rounds):,} rounds of ranked cases ({percent} %) are marked as "
         "suspect; they count",
         items,
     )

@@ -1,5 +1,6 @@
 """Wrong use of the command line: one line that says what is accepted, and exit code 2."""
 
+import csv
 import os
 import resource
 import shutil
@@ -126,3 +127,32 @@ def test_a_reader_who_leaves_gets_no_complaint():
     )  # fmt: skip
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("column", ["rounds", "seed"])
+def test_a_number_larger_than_any_count_is_damage(tmp_path, column):
+    report = tmp_path / "report"
+    shutil.copytree(REPORT, report)
+    rows = list(csv.reader((report / "training.csv").open(newline="")))
+    assert column in rows[0]
+    rows[1][rows[0].index(column)] = "9" * 25
+    with (report / "training.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    done = subprocess.run(
+        [*BENCH, "report", str(report)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"line 2, column {column}: '{'9' * 25}'" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_file_in_the_way_gets_one_line(tmp_path):
+    report = tmp_path / "report"
+    shutil.copytree(REPORT, report, ignore=shutil.ignore_patterns("plots"))
+    (report / "plots").touch()
+    done = subprocess.run(
+        [*BENCH, "report", str(report)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "plots" in done.stderr
