@@ -130,7 +130,8 @@ def run(app: typer.Typer) -> NoReturn:
     """
     try:
         code = app(standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where the caller closed it
+            sys.stdout.flush()
     except OSError as error:
         output_is_lost = _output_is_lost()
         if isinstance(error, BrokenPipeError) and output_is_lost:
@@ -162,7 +163,8 @@ def run(app: typer.Typer) -> NoReturn:
 def _output_is_lost() -> bool:
     """Whether standard output takes nothing any more; then what is left for it goes nowhere."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         # Python flushes once more at its end, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
