@@ -158,7 +158,7 @@ def _side(report: Report) -> dict[str, Any]:
 
 def _notes(baseline: Report, current: Report) -> list[str]:
     found = []
-    sections = [report.environment.get("Versions", {}) for report in (baseline, current)]
+    sections = [report.environment.get("Versions") or {} for report in (baseline, current)]
     for name in sorted({*sections[0], *sections[1]}):
         there, here = (section.get(name, "none") for section in sections)
         if there != here:

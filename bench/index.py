@@ -7,7 +7,8 @@ from typing import Any
 
 from bench import ranking, tables
 from bench.ranking import PYTHON_LOOP, TORCH_NN, Report, Workload
-from bench.results import TRAINING, ResultsError, read_object
+from bench.results import ResultsError
+from bench.stored import load_plan, load_tables
 
 INTRODUCTION = f"""# Reports
 
@@ -45,11 +46,11 @@ def write(root: Path) -> Path:
     unreadable, chapters = [], []
     for plan in sorted(root.glob("*/*/plan.json")):
         try:
-            if "budget" in (stored := read_object(plan)):
+            if "budget" in (stored := load_plan(plan)):
                 chapters.append(_chapter(root, plan.parent, stored))
                 continue
             report = ranking.load(plan.parent)
-        except (ResultsError, KeyError) as error:
+        except ResultsError as error:
             what = tables.markdown_text(str(error))
             unreadable.append(f"- `{plan.parent.relative_to(root)}`: {what}")
             continue
@@ -77,7 +78,7 @@ def write(root: Path) -> Path:
 
 
 def _chapter(root: Path, directory: Path, plan: dict[str, Any]) -> str:
-    statuses = TRAINING.load(directory)["status"]
+    statuses = load_tables(directory).training["status"]
     done = int((statuses == "ok").sum())
     where = f"{directory.relative_to(root).as_posix()}/summary.md"
     return (

@@ -13,8 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from bench.results import CURVES, LAYERS, ROUNDS, STATUSES, TRAINING, ResultsError, read_object
+from bench.results import LAYERS
 from bench.statistics import Ratio, counted_speeds, factors_over, speedup, throughput
+from bench.stored import load_environment, load_plan, load_tables
 
 PYTHON_LOOP = "python_loop"  # as a textbook writes it: run eagerly
 TORCH_NN = "torch_nn"  # the library: run in whichever way is the fastest
@@ -26,8 +27,6 @@ NOT_RUN = "not run yet"
 """The status of a planned case without a row. It is never stored."""
 
 INTERPRETED = "ran in an interpreter, which is right for checking and meaningless for speed"
-
-PLAN_SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -127,22 +126,12 @@ class Report:
 def load(directory: Path) -> Report:
     """Read a report directory, finished or not.
 
-    Raises ``ResultsError``, one line, when ``plan.json`` is missing or any file is damaged.
+    Raises ``ResultsError``, one line, when ``plan.json`` is missing, any file is damaged, or two
+    of them do not agree.
     """
-    plan = _load_plan(directory / "plan.json")
-    environment_path = directory / "environment.json"
-    environment = read_object(environment_path) if environment_path.exists() else {}
-    training = TRAINING.load(directory)
-    duplicates = training["case_id"][training["case_id"].duplicated()].tolist()
-    if duplicates:
-        raise ResultsError(f"{TRAINING.path(directory)} has two rows for {duplicates[0]}")
-    strange = sorted(set(training["status"]) - set(STATUSES))
-    if strange:
-        raise ResultsError(
-            f"{TRAINING.path(directory)} has the status {strange[0]!r}, which is none of "
-            f"{', '.join(STATUSES)}; restore the file"
-        )
-    rounds = ROUNDS.load(directory)
+    plan = load_plan(directory / "plan.json")
+    environment = load_environment(directory)
+    training, rounds, curves = load_tables(directory)
     rows = {row["case_id"]: row for row in records(training)}
     planned = {case["case_id"] for case in plan["cases"]}
     return Report(
@@ -151,36 +140,10 @@ def load(directory: Path) -> Report:
         environment,
         [_workload(spec, plan["cases"], training, rows, rounds) for spec in plan["workloads"]],
         rounds,
-        CURVES.load(directory),
+        curves,
         records(LAYERS.load(directory)),
         sorted(set(rows) - planned),
     )
-
-
-PLAN_KEYS = (
-    *("profile", "purpose", "notes", "device", "seed", "threads", "commit", "corpus", "run_id"),
-    *("workloads", "cases"),
-)
-"""What every page says of its plan."""
-
-
-def _load_plan(path: Path) -> dict[str, Any]:
-    plan = read_object(path)
-    if plan.get("schema") != PLAN_SCHEMA:
-        raise ResultsError(
-            f"{path} is not a plan of schema {PLAN_SCHEMA}: written by another version"
-        )
-    if missing := [key for key in PLAN_KEYS if key not in plan]:
-        raise ResultsError(f"{path} is damaged: {', '.join(missing)} missing")
-    try:
-        names = {spec["workload"] for spec in plan["workloads"]}
-        for case in plan["cases"]:
-            if not isinstance(case["case_id"], str) or case["workload"] not in names:
-                raise ResultsError(f"{path} is damaged: {case['case_id']} has no workload")
-            case["implementation"], case["execution"]
-    except (KeyError, TypeError) as error:
-        raise ResultsError(f"{path} is damaged: {error} is missing or of the wrong type") from None
-    return plan
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -93,7 +93,7 @@ class Table:
                 with path.open(newline="", encoding="utf-8", errors="strict") as file:
                     self._read(path, csv.reader(file, strict=True), columns, records)
             except (csv.Error, UnicodeDecodeError) as error:
-                raise ResultsError(f"{path} is damaged: {error}; {_RERUN}") from error
+                raise ResultsError(f"{path} is damaged: {error}; {RERUN}") from error
             except OSError as error:
                 raise ResultsError(f"{path} cannot be read ({error.strerror})") from None
         frame = pd.DataFrame(records, columns=list(columns)).reindex(columns=list(self.columns))
@@ -119,22 +119,19 @@ class Table:
             return
         if header != list(columns):
             raise ResultsError(
-                f"{path} is damaged: line 1 is not the header of this version; {_RERUN}"
+                f"{path} is damaged: line 1 is not the header of this version; {RERUN}"
             )
         for fields in reader:
             where = f"{path} is damaged: line {reader.line_num}"
             if len(fields) != len(columns):
-                raise ResultsError(
-                    f"{where} has {len(fields)} fields, not {len(columns)}; {_RERUN}"
-                )
+                raise ResultsError(f"{where} has {len(fields)} fields, not {len(columns)}; {RERUN}")
             record = []
             for (name, kind), field in zip(columns.items(), fields, strict=True):
                 try:
                     record.append(_from_text(field, kind))
                 except ValueError:
                     raise ResultsError(
-                        f"{where}, column {name}: {field!r} is not of type {kind.__name__}; "
-                        f"{_RERUN}"
+                        f"{where}, column {name}: {field!r} is not of type {kind.__name__}; {RERUN}"
                     ) from None
             records.append(record)
 
@@ -158,7 +155,8 @@ class Table:
         temporary.replace(path)
 
 
-_RERUN = "restore the file, or run the suite again into a new directory"
+RERUN = "restore the file, or run the suite again into a new directory"
+"""What to do about a damaged file."""
 
 
 def _to_text(value: Any, kind: type) -> str:
@@ -345,12 +343,12 @@ def read_json(path: Path) -> Any:
             "`python -m bench run` wrote"
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ResultsError(f"{path} is damaged: {error}; {_RERUN}") from None
+        raise ResultsError(f"{path} is damaged: {error}; {RERUN}") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """The content of ``path``, which is a JSON object. Raises ``ResultsError`` when it is not."""
     content = read_json(path)
     if not isinstance(content, dict):
-        raise ResultsError(f"{path} is damaged: it holds no JSON object; {_RERUN}")
+        raise ResultsError(f"{path} is damaged: it holds no JSON object; {RERUN}")
     return content

@@ -18,6 +18,7 @@ import numpy as np
 from bench import rows
 from bench.progress import RunProgress
 from bench.results import CURVES, HELD_OUT, ROUNDS, SAMPLES, TRAINING
+from bench.stored import load_tables
 from bench.wording import counted
 from bench.worker_process import CACHE_PREFIX, WorkerEnded, WorkerProcess
 from bench.workloads import Profile, Workload
@@ -86,7 +87,7 @@ class Runner:
         self.logs = directory / "logs"
         for table in (TRAINING, ROUNDS, CURVES, HELD_OUT, SAMPLES):
             table.drop_half_line(directory)
-        self.done = set(TRAINING.load(directory)["case_id"])
+        self.done = set(load_tables(directory).training["case_id"])
         # An interrupted case left rounds and no row: they would be counted twice.
         for table in (ROUNDS, CURVES, HELD_OUT, SAMPLES):
             table.keep(directory, self.done)

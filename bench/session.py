@@ -17,9 +17,10 @@ from bench import custom
 from bench.chapter import floors
 from bench.chapter.texts import texts_for_job
 from bench.progress import RunProgress
-from bench.results import TRAINING, ResultsError, read_object, write_json
+from bench.results import RERUN, TRAINING, ResultsError, write_json
 from bench.rows import run_command
 from bench.runner import Runner, wall_time
+from bench.stored import load_environment, load_plan
 from bench.wording import counted
 from bench.workloads import Profile
 
@@ -50,11 +51,17 @@ def open_directory(answer: dict[str, Any], output: Path | None, resume: bool) ->
     else:
         directory = output
     if resume:
-        stored = read_object(directory / "plan.json")
+        stored = load_plan(directory / "plan.json")
+        # What the end needs must not be found missing there, after everything was measured.
+        if not load_environment(directory):
+            raise ResultsError(
+                f"{directory / 'environment.json'} is missing or empty, which says on what machine "
+                f"the rows were measured; {RERUN}"
+            )
         _refuse_to_mix(directory, stored, plan)
         plan["run_id"] = stored["run_id"]
         # Measured once: the rows of one report refer to one ceiling.
-        answer["peaks"] = stored.get("peaks", answer["peaks"])
+        answer["peaks"] = stored.get("peaks") or answer["peaks"]
         return directory
     if (directory / "plan.json").exists() or TRAINING.path(directory).exists():
         raise ResultsError(
@@ -168,14 +175,13 @@ def _run(answer: dict[str, Any], directory: Path, console: Console, started: flo
     # A run that is resumed keeps what it has.
     if profile.layers_seconds and not plan["only"] and not (directory / "layers.csv").exists():
         not_timed = _time_layers(plan, profile.layers_seconds, directory, console)
-    environment = read_object(directory / "environment.json")
-    environment["Run"]["Finished"] = wall_time()
-    environment["Run"].pop("Single layers not timed", None)  # of a run that this one resumed
+    environment = load_environment(directory)
+    of_run = environment["Run"] = environment.get("Run") or {}
+    of_run["Finished"] = wall_time()
+    of_run.pop("Single layers not timed", None)  # of a run that this one resumed
     if not_timed:
-        environment["Run"]["Single layers not timed"] = not_timed
-    environment["Run"]["Wall time (s)"] = round(
-        environment["Run"].get("Wall time (s)", 0) + time.monotonic() - started, 1
-    )
+        of_run["Single layers not timed"] = not_timed
+    of_run["Wall time (s)"] = round(of_run.get("Wall time (s)", 0) + time.monotonic() - started, 1)
     write_json(directory / "environment.json", environment)
     show(directory, console)
     statuses = TRAINING.load(directory)["status"]
@@ -219,7 +225,7 @@ def show(directory: Path, console: Console) -> None:
     from bench import index, report  # matplotlib is slow to import; nothing before needs it
     from bench.chapter import page
 
-    if "budget" in read_object(directory / "plan.json"):
+    if "budget" in load_plan(directory / "plan.json"):
         page.render(directory).print(console)
     else:
         report.render(directory).print(console)

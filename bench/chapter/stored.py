@@ -13,8 +13,9 @@ import pandas as pd
 
 from bench.chapter.floors import FLOORS
 from bench.ranking import TORCH_NN
-from bench.results import CURVES, HELD_OUT, ROUNDS, SAMPLES, TRAINING, ResultsError, read_object
+from bench.results import CURVES, HELD_OUT, SAMPLES, ResultsError
 from bench.statistics import Ratio, counted_speeds, paired_log_ratio, speedup, throughput
+from bench.stored import load_environment, load_plan, load_tables
 
 
 @dataclass(frozen=True)
@@ -67,22 +68,18 @@ class Chapter:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.plan: dict[str, Any] = read_object(directory / "plan.json")
-        for key in ("budget", "device", "parts", "workloads", "cases"):
-            if key not in self.plan:
-                raise ResultsError(f"{directory / 'plan.json'} is damaged: {key!r} is missing")
-        self.environment: dict[str, Any] = {}
-        if (directory / "environment.json").exists():
-            self.environment = read_object(directory / "environment.json")
-        rows = TRAINING.load(directory)
+        self.plan = load_plan(directory / "plan.json")
+        if "budget" not in self.plan:
+            raise ResultsError(f"{directory} holds no chapter, but profile {self.plan['profile']}")
+        self.environment = load_environment(directory)
+        rows, self.rounds, curves = load_tables(directory)
         self.rows: dict[str, dict[str, Any]] = {
             str(row["case_id"]): {str(k): v for k, v in row.items()}
             for row in rows.to_dict("records")
         }
-        self.curves = dict(tuple(CURVES.load(directory).sort_values("epoch").groupby("case_id")))
+        self.curves = dict(tuple(curves.sort_values("epoch").groupby("case_id")))
         self.held_out = HELD_OUT.load(directory)
         self.samples = SAMPLES.load(directory)
-        self.rounds = ROUNDS.load(directory)
         self.floors = FLOORS.load(directory)
         self.workloads = {w["workload"]: w for w in self.plan["workloads"]}
         self.cases = {c["case_id"]: c for c in self.plan["cases"]}

@@ -187,6 +187,8 @@ def write(
                 row["seconds_to_target"] = reached[0] if reached else None
             if change is not None:
                 change(row)
+            if row["status"] != "ok":  # only what was trained to its end says how long
+                row["rounds"] = row["epochs"] = None
             if keep(case["case_id"]):
                 rows.append(row)
                 if row["status"] == "ok":

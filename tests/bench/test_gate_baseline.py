@@ -176,6 +176,7 @@ def test_too_few_rounds_are_invalid(stored, current):
     short = frame[(frame["case_id"] != CASE) | (frame["turn"] < MIN_TURNS)]
     ROUNDS.path(current).unlink()
     ROUNDS.append(current, short.astype(object).where(pd.notna(short), None).to_dict("records"))
+    change_rows(current, TRAINING, CASE, rounds=MIN_TURNS - 1)
     verdict = compare(load(stored), load(current))
     assert verdict.word == "invalid"
     assert verdict.cases[0].reason == "too few rounds: 4 turns in this run, and 5 are needed"

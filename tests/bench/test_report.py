@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import csv
 import io
 import json
 import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bench.ranking import NOT_RUN, PLAN_KEYS, PYTHON_LOOP, TORCH_NN, load
+from bench.ranking import NOT_RUN, PYTHON_LOOP, TORCH_NN, load
 from bench.report import Summary, render
-from bench.results import CURVES, ROUNDS, TRAINING, ResultsError
+from bench.results import CURVES, ROUNDS, TRAINING, ResultsError, Table
 from bench.statistics import Ratio
 from bench.tables import decimals, factor, percent, seconds, tokens
 from bench.verdict import problems, verdict
@@ -320,26 +322,69 @@ def other_schema(directory: Path) -> None:
     (directory / "plan.json").write_text('{"schema": 99}', "utf-8")
 
 
-def plan_without_cases(directory: Path) -> None:
-    (directory / "plan.json").write_text('{"schema": 1, "workloads": []}', "utf-8")
+def change_json(name: str, *path: str | int, to: Any) -> Callable[[Path], None]:
+    """Harm that sets what stands at ``path`` in a JSON file."""
+
+    def harm(directory: Path) -> None:
+        content = json.loads((directory / name).read_text("utf-8"))
+        at = content
+        for step in path[:-1]:
+            at = at[step]
+        at[path[-1]] = to
+        (directory / name).write_text(json.dumps(content), "utf-8")
+
+    harm.__name__ = f"{name} {path} {to!r}"
+    return harm
 
 
-def plan_without_purpose(directory: Path) -> None:
-    path = directory / "plan.json"
-    plan = json.loads(path.read_text("utf-8"))
-    del plan["purpose"]
-    path.write_text(json.dumps(plan), "utf-8")
+def plan_without(key: str) -> Callable[[Path], None]:
+    def harm(directory: Path) -> None:
+        content = json.loads((directory / "plan.json").read_text("utf-8"))
+        del content[key]
+        (directory / "plan.json").write_text(json.dumps(content), "utf-8")
+
+    harm.__name__ = f"plan_without_{key}"
+    return harm
 
 
-def plan_without_workload(directory: Path) -> None:
-    case = '{"case_id": "a/b/c", "workload": "a", "implementation": "b", "execution": "c"}'
-    others = ", ".join(f'"{key}": ""' for key in PLAN_KEYS if key not in ("workloads", "cases"))
-    text = f'{{"schema": 1, "workloads": [], "cases": [{case}], {others}}}'
-    (directory / "plan.json").write_text(text, "utf-8")
+def cut_lines(name: str) -> Callable[[Path], None]:
+    """Harm that no single file shows: its last lines are missing, and it ends with a line."""
+
+    def harm(directory: Path) -> None:
+        lines = (directory / name).read_text("utf-8").splitlines(keepends=True)
+        (directory / name).write_text("".join(lines[:-3]), "utf-8")
+
+    harm.__name__ = f"cut_{name}"
+    return harm
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    def harm(directory: Path) -> None:
+        (directory / name).unlink()
+
+    harm.__name__ = f"remove_{name}"
+    return harm
+
+
+def speed(text: str, name: str) -> Callable[[Path], None]:
+    """Harm that writes ``text`` for a speed in the last line of a table."""
+
+    def harm(directory: Path) -> None:
+        with (directory / name).open(encoding="utf-8", newline="") as file:
+            rows = [*csv.reader(file)]
+        rows[-1][rows[0].index("tokens_per_second")] = text
+        with (directory / name).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+
+    harm.__name__ = f"speed_{text or 'empty'}_in_{name}"
+    return harm
 
 
 def odd_environment(directory: Path) -> None:
     (directory / "environment.json").write_text("[1, 2]", "utf-8")
+
+
+LAST = "lstm-L2-H256-B32-T35-fp32/triton_step/eager"
 
 
 @pytest.mark.parametrize(
@@ -350,11 +395,40 @@ def odd_environment(directory: Path) -> None:
         (repeat_row, "two rows for lstm-L2-H256-B32-T35-fp32/manual_gradient/eager"),
         (cut_plan, "plan.json"),
         (other_schema, "plan.json"),
-        (plan_without_cases, "cases"),
-        (plan_without_purpose, "purpose missing"),
-        (plan_without_workload, "a/b/c has no workload"),
+        (plan_without("cases"), "cases is missing"),
+        (plan_without("purpose"), "purpose is missing"),
+        (plan_without("workloads"), "workloads is missing"),
+        (change_json("plan.json", "workloads", to=[]), "manual_gradient/eager has no workload"),
+        (change_json("plan.json", "cases", 1, "case_id", to=LAST), f"{LAST} stands there twice"),
+        (change_json("plan.json", "seed", to="0"), "seed is not of type int"),
+        (change_json("plan.json", "threads", to=True), "threads is not of type int"),
+        (change_json("plan.json", "commit", to=None), "commit is not of type str"),
+        (change_json("plan.json", "corpus", to=None), "corpus is no object"),
+        (change_json("plan.json", "corpus", "title", to=1), "corpus.title is not of type str"),
+        (change_json("plan.json", "notes", to="x"), "notes is no list"),
+        (change_json("plan.json", "notes", 0, to=1), "notes[0] is not of type str"),
+        (change_json("plan.json", "workloads", 0, "epochs", to="1"), "workloads[0].epochs is not"),
+        (
+            change_json("plan.json", "workloads", 0, "published_perplexity", to="1"),
+            "workloads[0].published_perplexity is not of type int or float",
+        ),
+        (change_json("plan.json", "cases", 0, to=[]), "cases[0] is no object"),
+        (change_json("plan.json", "cases", 0, "unsupported", to=[]), "cases[0].unsupported is not"),
+        (change_json("environment.json", "Versions", to=[1]), "Versions is no object"),
+        (change_json("environment.json", "Run", to="x"), "Run is no object"),
+        (change_json("environment.json", "Run", "Wall time (s)", to="x"), "Run.Wall time (s) is"),
+        (remove("rounds.csv"), "rounds.csv holds 0 rounds that count of"),
+        (cut_lines("rounds.csv"), f"rounds.csv holds 3 rounds that count of {LAST}"),
+        (speed("inf", "rounds.csv"), f"rounds.csv holds 5 rounds that count of {LAST}, where"),
+        (speed("", "rounds.csv"), f"rounds.csv holds 5 rounds that count of {LAST}, where"),
+        (speed("0", "rounds.csv"), f"rounds.csv holds 5 rounds that count of {LAST}, where"),
+        (speed("", "training.csv"), f"{LAST} was timed and has no tokens_per_second"),
+        (speed("nan", "training.csv"), f"{LAST} was timed and has no tokens_per_second"),
+        (speed("inf", "training.csv"), f"{LAST} was timed and has no tokens_per_second"),
+        (remove("curves.csv"), "curves.csv holds 0 epochs of"),
+        (cut_lines("curves.csv"), "curves.csv holds 0 epochs of"),
         (odd_environment, "environment.json"),
-        (lambda directory: (directory / "plan.json").unlink(), "plan.json does not exist"),
+        (remove("plan.json"), "plan.json does not exist"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -380,14 +454,19 @@ def test_a_tie_is_called_a_tie(tmp_path):
         assert "`torch_nn · cuda_graph` cannot be told from it: 0.9" in sentence
 
 
+def store(table: Table, directory: Path, frame: pd.DataFrame) -> None:
+    """Put ``frame`` in the place of what ``table`` holds."""
+    table.path(directory).unlink()
+    table.append(directory, frame.astype(object).where(frame.notna(), None).to_dict("records"))
+
+
 def test_one_round_each_tells_nobody_from_another(tmp_path):
     write(tmp_path, epochs=1, workloads=1)
     assert "cannot be told from it" not in " ".join(verdict(load(tmp_path)))
     rounds = ROUNDS.load(tmp_path)
     counted = rounds[~rounds["warm_up"].astype(bool)]
-    first = counted.groupby("case_id").head(1)
-    ROUNDS.path(tmp_path).unlink()
-    ROUNDS.append(tmp_path, first.astype(object).where(first.notna(), None).to_dict("records"))
+    store(ROUNDS, tmp_path, counted.groupby("case_id").head(1))
+    store(TRAINING, tmp_path, TRAINING.load(tmp_path).assign(rounds=1))
     assert "cannot be told from it" in " ".join(verdict(load(tmp_path)))
 
 
