@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
-from bench import options
+from bench import terminal
 from bench.chapter.exercises import BUDGETS, PARTS
 from bench.gate_commands import gate, noise
 from bench.kernels_command import kernels
@@ -28,10 +27,10 @@ from bench.options import (
     WorkloadOption,
     chosen_device,
     chosen_threads,
-    refuse,
     within,
 )
 from bench.results import ResultsError
+from bench.terminal import refuse
 from bench.wording import counted
 from bench.workloads import PROFILES
 
@@ -95,11 +94,6 @@ CaseSecondsOption = Annotated[
 ]
 
 
-def _console() -> Console:
-    # Piped into a file, nothing must be cut off at 80 columns.
-    return Console() if sys.stdout.isatty() else Console(width=200)
-
-
 def _ask_planner(measure: bool, **request: Any) -> dict[str, Any]:
     """The plan for these options, made by a child process: this one never touches a GPU."""
     from bench.worker_process import worker_environment
@@ -140,7 +134,7 @@ def list_cases(
 
 
 def _print_plan(plan: dict[str, Any]) -> None:
-    console = _console()
+    console = terminal.console()
     cases = plan["cases"]
     refused = sum(bool(case["unsupported"]) for case in cases)
     what = (
@@ -217,10 +211,8 @@ def _carry_out(
     """Run a plan to its end, or to Ctrl-C, and leave with the exit code that says which."""
     from bench import session
 
-    console = _console()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped by a scheduler: same path
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, signal.default_int_handler)  # a terminal that closed, no nohup
+    console = terminal.console()
+    terminal.stop_like_ctrl_c()
     try:
         if output == Path():  # Path("") is the current directory
             refuse("--output is empty or the current directory; give a directory of its own")
@@ -298,7 +290,7 @@ def report(
     from bench import session
 
     try:
-        session.show(directory, _console())
+        session.show(directory, terminal.console())
     except ResultsError as error:
         refuse(str(error))
 
@@ -327,7 +319,7 @@ def main() -> None:
     # A shell starts background jobs with SIGINT ignored, and children inherit that. A run must be
     # able to stop its children with it, and to be stopped and resumed itself.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    options.run(app)
+    terminal.run(lambda: app(standalone_mode=False))
 
 
 if __name__ == "__main__":

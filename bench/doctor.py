@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from bench import environment
+from bench import environment, terminal
 from bench.wording import counted
 from deeprnn import corpus, implementations
 from deeprnn.cells import GATES
@@ -95,15 +93,14 @@ def _text() -> Finding:
 
 
 def main() -> int:
-    console = Console() if sys.stdout.isatty() else Console(width=200)
     table = Table(box=None, pad_edge=False)
     for heading in ("", "found", "what to do"):
         table.add_column(heading, overflow="fold")
     for finding in examine():
         table.add_row(finding.what, finding.found, finding.remedy)
-    console.print(table, markup=False, highlight=False)
+    terminal.console().print(table, markup=False, highlight=False)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.run(main)

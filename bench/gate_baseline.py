@@ -88,12 +88,15 @@ def compare(
     compared = 0
     if not problems:
         pairs = [(i, cases[0].get(i), cases[1].get(i)) for i in ids]
-        compared = sum(b is not None and c is not None and _both_ok(b, c) for _, b, c in pairs)
+        both_ok = [
+            c.case for _, b, c in pairs if b is not None and c is not None and _both_ok(b, c)
+        ]
+        compared = len(both_ok)
         judged = [
             _judge(case_id, b, c, (baseline, current), thresholds, compared)
             for case_id, b, c in pairs
         ]
-        if compared and not any(c.quantity == SPEED for v in judged for c in v.comparisons):
+        if compared and all(case.implementation == TORCH_NN for case in both_ok):
             problems = [
                 f"no speeds were compared: {TORCH_NN} is what others are held against; "
                 "let --only choose another implementation, too"
@@ -116,7 +119,7 @@ def compare(
             "only": list(only),
         },
         problems,
-        [] if problems else _notes(baseline, current),
+        [] if problems else _notes(baseline, current, set(ids)),
     )
 
 
@@ -156,7 +159,8 @@ def _side(report: Report) -> dict[str, Any]:
     }
 
 
-def _notes(baseline: Report, current: Report) -> list[str]:
+def _notes(baseline: Report, current: Report, ids: set[str]) -> list[str]:
+    """What else differs, and how the reference's own speed did, of the cases ``ids``."""
     found = []
     sections = [report.environment.get("Versions") or {} for report in (baseline, current)]
     for name in sorted({*sections[0], *sections[1]}):
@@ -166,7 +170,7 @@ def _notes(baseline: Report, current: Report) -> list[str]:
     if baseline.plan.get("seed") != current.plan.get("seed"):
         found.append("perplexities are not compared: the seeds differ")
     for workload in current.workloads:
-        for case in workload.ranked:
+        for case in (case for case in workload.ranked if case.case_id in ids):
             old = next((c for c in baseline.cases if c.case_id == case.case_id), None)
             if case.implementation == TORCH_NN and old and old["tokens_per_second"]:
                 there, here = old["tokens_per_second"], case["tokens_per_second"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +16,9 @@ from bench.options import (
     WorkloadOption,
     chosen_device,
     chosen_threads,
-    refuse,
     within,
 )
+from bench.terminal import refuse, stop_like_ctrl_c
 from bench.workloads import PROFILES
 
 EXIT_CODES = (
@@ -169,7 +168,7 @@ def revisions(
         stops_early=True,
         output=str(output.resolve()),
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_like_ctrl_c()
     try:
         request["base"] = tool.resolve("--base", base)
         request["head"] = tool.resolve("--head", head or "HEAD")
@@ -278,7 +277,7 @@ def noise(
         pairs=pairs,
         sources={"base": str(PROJECT), "head": str(PROJECT)},
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_like_ctrl_c()
     try:
         with tool.scratch_directory() as scratch:
             code = tool.drive(scratch, request)

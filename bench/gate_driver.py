@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import gate_verdict
+from bench import gate_verdict, terminal
 from bench.gate import Thresholds, Verdict, conclude, judge_pairs
 from bench.gate_decision import AMBIGUOUS, ERROR, LOOKS
 from bench.gate_pairs import SIDES, Measurement
@@ -228,7 +227,8 @@ def main() -> int:
     if (PROJECT / "deeprnn").exists():
         raise RuntimeError(f"{PROJECT} is not a frozen copy of the measuring code alone")
     scratch = Path(sys.argv[1]).parent
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: workers are ended
+    terminal.open_streams()
+    terminal.stop_like_ctrl_c()
     try:
         return (noise if request["kind"] == "noise" else gate)(request, scratch)
     except Refused as refused:

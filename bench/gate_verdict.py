@@ -30,7 +30,7 @@ MOST_REASON = 160  # characters
 _SAID = {
     "pass": "Pass: no case got slower, bigger or worse by as much as matters.",
     "regression": "Regression: a case got slower, bigger or worse by more than matters.",
-    "ambiguous": "Ambiguous: the pairs allowed do not settle it.",
+    "ambiguous": "Ambiguous: what was measured does not settle it.",
     "unreliable": "Unreliable: this machine cannot be believed just now.",
     "invalid": "Invalid: not everything could be compared.",
 }
@@ -158,11 +158,18 @@ def _rows(case: CaseVerdict) -> list[Sequence[str]]:
                 _figure(comparison.base),
                 _figure(comparison.head),
                 f"{comparison.ratio:.3f}",
-                f"{comparison.low:.3f} to {_bound(comparison.high)} ({comparison.pairs})",
+                _spread(comparison, f" ({comparison.pairs})"),
                 decision,
             )
         )
     return rows
+
+
+def _spread(comparison: Comparison, many: str) -> str:
+    """The interval, and how ``many`` gave it; of single figures there is none."""
+    if comparison.low == comparison.high and comparison.pairs == 1:
+        return "single figures"
+    return f"{comparison.low:.3f} to {_bound(comparison.high)}{many}"
 
 
 def _figure(value: float) -> str:
@@ -186,16 +193,17 @@ def _cell(text: str) -> str:
 def terminal(verdict: Verdict) -> list[str]:
     """Lines for a terminal: what is not quiet, counts of the rest, and the sentence last."""
     lines = []
+    unit = "turn" if verdict.kind == "baseline" else "pair"
     counts: dict[str, int] = {}
     for case in verdict.cases:
         counts[case.decision] = counts.get(case.decision, 0) + 1
         if case.comparisons:
             for comparison in case.comparisons:
+                spread = _spread(comparison, f", {counted(comparison.pairs, unit)}")
                 lines.append(
                     f"{case.case_id}: {comparison.quantity.name} "
                     f"{_figure(comparison.base)} → {_figure(comparison.head)}, cost ratio "
-                    f"{comparison.ratio:.3f} ({comparison.low:.3f} to {_bound(comparison.high)}, "
-                    f"{comparison.pairs} pairs): {comparison.decision.replace('_', ' ')}"
+                    f"{comparison.ratio:.3f} ({spread}): {comparison.decision.replace('_', ' ')}"
                 )
         if case.reason:
             lines.append(f"{case.case_id}: {case.decision}: {case.reason}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -12,9 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
+from bench import terminal
 from bench.kernel_table import CELLS, KERNELS, PRECISIONS, Spec, specs
-from bench.options import cuda_is_present, refuse, within
+from bench.options import cuda_is_present, within
 from bench.results import ResultsError
+from bench.terminal import refuse
 
 NEEDS_GPU = (
     "kernels are timed on a CUDA device, and PyTorch sees none here; run this on a machine with "
@@ -58,7 +58,7 @@ def kernels(
         return
     if not cuda_is_present():
         refuse(NEEDS_GPU)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped by a scheduler: same path
+    terminal.stop_like_ctrl_c()
     try:
         failed = _time(chosen, output, started + 60 * max_minutes)
     except ResultsError as error:
@@ -85,14 +85,12 @@ def _print_predictions(chosen: list[Spec]) -> None:
 
 def _time(chosen: list[Spec], output: Path | None, deadline: float) -> bool:
     """Time everything; whether a row failed. Raises ``ResultsError`` for an unusable directory."""
-    from rich.console import Console
-
     from bench import kernel_page, session
     from bench.environment import default_threads
     from bench.kernel_runner import KernelRun, PlanFailed
     from bench.progress import RunProgress
 
-    console = Console() if sys.stdout.isatty() else Console(width=200)
+    console = terminal.console()
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "kernels.log"
         run = KernelRun(chosen, "cuda", default_threads("cuda"), deadline, log)

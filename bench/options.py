@@ -1,28 +1,21 @@
-"""Options that several commands take, and how wrong use ends: one line, exit code 2."""
+"""Options that several commands take, and what they accept."""
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from bench.environment import default_threads, usable_processors
+from bench.terminal import refuse
 
 LARGEST_SEED = 2**63 - 2
-
-
-def refuse(message: str) -> NoReturn:
-    """One clear line, exit code 2."""
-    typer.echo(f"bench: {message}", err=True)
-    raise typer.Exit(2)
 
 
 def within(
@@ -113,60 +106,3 @@ def cuda_is_present() -> bool:
 def chosen_threads(threads: int, device: str) -> int:
     """``--threads`` as it was given, or for 0 the machine's default."""
     return threads or default_threads(device)
-
-
-OUT_OF_REACH = {
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
-    errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EIO,
-}  # fmt: skip
-"""Errors that are the disk's or its owner's, not this program's."""
-
-
-def run(app: typer.Typer) -> NoReturn:
-    """Run the command line and leave with its exit code.
-
-    What cannot be parsed, and a disk that is full or may not be written to, get one line and exit
-    code 2; a reader of the output who has left, nothing and exit code 1.
-    """
-    try:
-        code = app(standalone_mode=False)
-        if sys.stdout is not None:  # as it is where the caller closed it
-            sys.stdout.flush()
-    except OSError as error:
-        output_is_lost = _output_is_lost()
-        if isinstance(error, BrokenPipeError) and output_is_lost:
-            sys.exit(1)
-        if error.errno not in OUT_OF_REACH:
-            raise
-        where = f"{error.filename}: " if error.filename else "writing: "
-        typer.echo(
-            f"bench: {where}{error.strerror}; what was stored is kept. Make room, or choose "
-            "another place, and repeat the command (a measurement goes on with --resume)",
-            err=True,
-        )
-        sys.exit(2)
-    except Exception as error:
-        # typer brought its own copy of click at some time: the classes differ, their methods not.
-        if not hasattr(error, "format_message"):
-            raise
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "python -m bench"
-        said = error.format_message().strip().rstrip(".")
-        if "\n" in said:  # a command alone: its help
-            typer.echo(said, err=True)
-        else:
-            typer.echo(f"bench: {said[:1].lower()}{said[1:]} (see `{command} --help`)", err=True)
-        sys.exit(2)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _output_is_lost() -> bool:
-    """Whether standard output takes nothing any more; then what is left for it goes nowhere."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        # Python flushes once more at its end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False

@@ -212,10 +212,11 @@ def _with_interval(row: dict[str, Any], rounds: pd.DataFrame) -> dict[str, Any]:
     if not speeds:
         return row
     interval = throughput(speeds)
+    has_spread = len(speeds) > 1
     return {
         **row,
-        "tokens_per_second_low": interval.low,
-        "tokens_per_second_high": interval.high,
+        "tokens_per_second_low": interval.low if has_spread else None,
+        "tokens_per_second_high": interval.high if has_spread else None,
     }
 
 

@@ -86,10 +86,11 @@ class Table:
         import pandas as pd
 
         path = self.path(directory)
-        columns = self._columns_of(path)
+        columns = self.columns
         records: list[list[Any]] = []
         if path.exists():
             try:
+                columns = self._columns_of(path)
                 with path.open(newline="", encoding="utf-8", errors="strict") as file:
                     self._read(path, csv.reader(file, strict=True), columns, records)
             except (csv.Error, UnicodeDecodeError) as error:

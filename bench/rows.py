@@ -65,8 +65,9 @@ def figures(
     interval = statistics.throughput(counted)
     median = interval.median
     found["tokens_per_second"] = median
-    found["tokens_per_second_low"] = interval.low
-    found["tokens_per_second_high"] = interval.high
+    if len(counted) > 1:  # one round has no spread
+        found["tokens_per_second_low"] = interval.low
+        found["tokens_per_second_high"] = interval.high
     batch_tokens = workload["batch_size"] * workload["num_steps"]
     found["step_milliseconds"] = 1e3 * batch_tokens / median
     # A network cannot outrun the products it is made of: then these were measured disturbed.

@@ -80,7 +80,8 @@ def open_directory(answer: dict[str, Any], output: Path | None, resume: bool) ->
         write_json(directory / "environment.json", environment)
         write_json(directory / "plan.json", plan)  # last: what has a plan can be resumed
     except FileExistsError:
-        raise ResultsError(f"--output {directory} is a file; give a directory") from None
+        what = "a link to nothing" if directory.is_symlink() else "a file"
+        raise ResultsError(f"--output {directory} is {what}; give a directory") from None
     except OSError as error:
         raise ResultsError(
             f"--output {directory}: {error.strerror}; give a directory that can be written"

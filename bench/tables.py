@@ -84,9 +84,10 @@ def factor_interval(ratio: Ratio | None) -> str:
 
 def _speed_interval(case: Case) -> str:
     written = span(case["tokens_per_second_low"], case["tokens_per_second_high"], tokens)
-    if written and case["rounds"] is not None and case["rounds"] < ENOUGH_FOR_95:
-        many = "round" if case["rounds"] == 1 else "rounds"
-        written += f"\nrange of {case['rounds']} {many}"
+    if not written:
+        return "one round" if case["rounds"] == 1 else ""
+    if case["rounds"] is not None and case["rounds"] < ENOUGH_FOR_95:
+        written += f"\nrange of {case['rounds']} rounds"
     return written
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from bench import gate_verdict
 from bench.gate_baseline import MIN_TURNS, compare
 from bench.gate_commands import gate
 from bench.ranking import load
@@ -180,6 +182,46 @@ def test_too_few_rounds_are_invalid(stored, current):
     verdict = compare(load(stored), load(current))
     assert verdict.word == "invalid"
     assert verdict.cases[0].reason == "too few rounds: 4 turns in this run, and 5 are needed"
+
+
+def test_where_all_have_too_few_rounds_no_option_is_blamed(stored, current):
+    for directory in (
+        stored_copy := Path(shutil.copytree(stored, current.with_name("b"))),
+        current,
+    ):
+        frame = ROUNDS.load(directory)
+        short = frame[frame["turn"] < MIN_TURNS]
+        ROUNDS.path(directory).unlink()
+        records = short.astype(object).where(pd.notna(short), None).to_dict("records")
+        ROUNDS.append(directory, records)
+        for case_id in set(frame["case_id"]):
+            change_rows(directory, TRAINING, case_id, rounds=MIN_TURNS - 1)
+    verdict = compare(load(stored_copy), load(current))
+    assert verdict.word == "invalid"
+    assert not any("--only" in problem for problem in verdict.problems), verdict.problems
+    assert "too few rounds" in verdict.cases[0].reason
+
+
+def test_notes_speak_of_the_chosen_cases_alone(stored, current):
+    def about(only):
+        notes = compare(load(stored), load(current), only=only).notes
+        return [note for note in notes if "for information" in note]
+
+    assert len(about(())) == 3
+    assert about(["python_loop"]) == []
+    (note,) = about(["lstm-*"])
+    assert "lstm-L2-H256-B32-T35-fp32/torch_nn/eager" in note
+
+
+def test_turns_and_single_figures_are_called_what_they_are(stored, current):
+    change_rows(current, TRAINING, CASE, peak_memory_mib=lambda value: value * 2)
+    verdict = compare(load(stored), load(current), only=[CASE])
+    said = "\n".join(gate_verdict.terminal(verdict))
+    assert re.search(r"speed .* \(0\.9\d+ to 1\.0\d+, 11 turns\): same", said), said
+    assert "cost ratio 2.000 (single figures): bigger" in said
+    page = gate_verdict.markdown(verdict)
+    assert "| 2.000 | single figures | **bigger** |" in page
+    assert "pairs" not in said + page
 
 
 def test_without_the_reference_nothing_can_be_compared(stored, current):

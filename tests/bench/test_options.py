@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from bench.__main__ import main
 from bench.environment import usable_processors
+from bench.results import ResultsError
+from bench.session import open_directory
 
 PROCESSORS = usable_processors()
 ROOT = Path(__file__).parents[2]
@@ -108,14 +111,85 @@ def test_a_disk_that_is_full_gets_one_line_and_keeps_what_there_was(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
-def test_output_that_cannot_be_written_gets_one_line():
+@pytest.mark.parametrize("command", ["list", "doctor"])
+def test_output_that_cannot_be_written_gets_one_line(command):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [*BENCH, "list"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            [*BENCH, command], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert done.returncode == 2
     assert done.stderr.startswith("bench: writing: No space left on device;")
     assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_an_alphabet_without_the_characters_is_no_error():
+    done = subprocess.run(
+        [*BENCH, "gate", "baseline", "--help"], cwd=ROOT, capture_output=True, check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    code = "from bench import terminal; terminal.run(lambda: terminal.console().print('± 3 → 4'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"? 3 ? 4\n", b"")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="closes file descriptors as a Unix shell does")
+def test_closed_streams_are_no_error_and_catch_no_file(tmp_path):
+    """With ``>&-`` the next file that is opened would be standard output, and get what is said."""
+    path = tmp_path / "file"
+    code = (
+        "from bench import terminal\n"
+        f"terminal.run(lambda: (print('said', file=open({str(path)!r}, 'w')), print('lost')) and 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False,
+        preexec_fn=lambda: (os.close(0), os.close(1)),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert path.read_text() == "said\n"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signal")
+@pytest.mark.parametrize(
+    ("name", "before", "outcome"),
+    [
+        ("SIGTERM", "SIG_DFL", "stopped"),
+        ("SIGHUP", "SIG_DFL", "stopped"),
+        ("SIGHUP", "SIG_IGN", "went on"),  # as nohup starts it
+    ],
+)
+def test_schedulers_and_closed_terminals_stop_like_ctrl_c(name, before, outcome):
+    code = (
+        "import os, signal\n"
+        "from bench import terminal\n"
+        f"signal.signal(signal.{name}, signal.{before})\n"
+        "terminal.stop_like_ctrl_c()\n"
+        "try:\n"
+        f"    os.kill(os.getpid(), signal.{name})\n"
+        "    print('went on')\n"
+        "except KeyboardInterrupt:\n"
+        "    print('stopped')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.returncode) == (f"{outcome}\n", 0), done.stderr
+
+
+def test_a_link_to_nothing_is_no_place_for_a_report(tmp_path):
+    plan = {"machine": "m", "profile": "p", "commit": "c"}
+    answer = {"plan": plan, "peaks": {}, "environment": {}}
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "nothing")
+    with pytest.raises(ResultsError, match="is a link to nothing; give a directory"):
+        open_directory(answer, link, resume=False)
+    link.unlink()
+    link.touch()
+    with pytest.raises(ResultsError, match="is a file; give a directory"):
+        open_directory(answer, link, resume=False)
 
 
 def test_a_reader_who_leaves_gets_no_complaint():

@@ -279,9 +279,14 @@ def test_a_single_round_gives_factors_without_an_interval(tmp_path):
         for case in report.workloads[0].ranked
         if case.over_torch_nn is not None
     )
-    render(tmp_path)
+    summary = render(tmp_path)
     text = (tmp_path / "report.html").read_text("utf-8")
     assert "inf" not in Page(text).text.replace("information", "")
+    best = report.workloads[0].ranked[0]
+    assert best["tokens_per_second_low"] is best["tokens_per_second_high"] is None
+    assert "one round" in Page(text).text
+    assert "(one round)" in (tmp_path / "summary.md").read_text("utf-8")
+    assert "0.0%" not in printed(summary)
 
 
 def test_a_stored_speedup_stands_in_when_the_baseline_is_gone(tmp_path):

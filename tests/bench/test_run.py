@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
-from bench.results import CURVES, ROUNDS, TRAINING
+from bench import session
+from bench.results import CURVES, ROUNDS, TRAINING, ResultsError
 from bench.rows import run_command
 from bench.workloads import PROFILES
 
@@ -174,6 +176,31 @@ def test_another_plan_is_not_mixed_in(planted_run, project):
     done = bench(project, *options(project, output, "torch_nn"), "--resume")
     assert done.returncode == 2
     assert "made by another plan, differing in only" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("harm", "line"),
+    [
+        (lambda d: (d / "environment.json").unlink(), "environment.json is missing or empty"),
+        (lambda d: (d / "environment.json").write_text('{"Run": 1}'), "Run is no object"),
+        (lambda d: (d / "rounds.csv").unlink(), "rounds.csv holds 0 rounds that count of"),
+    ],
+    ids=["no environment", "another environment", "no rounds"],
+)
+def test_damage_is_found_before_anything_is_measured(harm, line, planted_run, tmp_path):
+    """In order not to lose what would be measured until then."""
+    directory = tmp_path / "report"
+    shutil.copytree(planted_run[1], directory)
+    TRAINING.keep(directory, list(TRAINING.load(directory)["case_id"])[1:])
+    plan = json.loads((directory / "plan.json").read_text())
+    answer = {"plan": plan, "text": TEXT, "peaks": plan["peaks"], "origin": "made up"}
+    harm(directory)
+    before = TRAINING.path(directory).read_bytes()
+    with pytest.raises(ResultsError, match=line):
+        session.run(
+            answer, session.open_directory(answer, directory, resume=True), Console(quiet=True), 0.0
+        )
+    assert TRAINING.path(directory).read_bytes() == before
 
 
 def test_stop_and_resume(project, tmp_path):
