@@ -27,6 +27,7 @@ from bench.options import (
     WorkloadOption,
     chosen_device,
     chosen_threads,
+    of_its_own,
     within,
 )
 from bench.results import ResultsError
@@ -165,7 +166,9 @@ def run(
     device: DeviceOption = "auto",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Default: reports/<machine>/<profile>."),
+        typer.Option(
+            "--output", "-o", callback=of_its_own, help="Default: reports/<machine>/<profile>."
+        ),
     ] = None,
     resume: ResumeOption = False,
     corpus: CorpusOption = "timemachine",
@@ -214,8 +217,6 @@ def _carry_out(
     console = terminal.console()
     terminal.stop_like_ctrl_c()
     try:
-        if output == Path():  # Path("") is the current directory
-            refuse("--output is empty or the current directory; give a directory of its own")
         directory = session.open_directory(answer, output, resume)
     except ResultsError as error:
         refuse(str(error))
@@ -250,7 +251,9 @@ def chapter(
     device: DeviceOption = "auto",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Default: reports/<machine>/chapter."),
+        typer.Option(
+            "--output", "-o", callback=of_its_own, help="Default: reports/<machine>/chapter."
+        ),
     ] = None,
     resume: ResumeOption = False,
     threads: ThreadsOption = 0,

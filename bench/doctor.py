@@ -37,20 +37,27 @@ def examine() -> list[Finding]:
         _triton(device, facts["Versions"]["triton"]),
         _text(),
     ]
-    for name in implementations.names():
-        reasons = {
-            implementations.why_unsupported(name, Request(cell=cell, device=device))
-            for cell in GATES
-        } - {None}
-        runs = "interpreted: checks only" if implementations.interpreted(name, device) else "runs"
-        findings.append(
-            Finding(
-                f"implementation {name}",
-                f"unsupported for {counted(len(reasons), 'reason')}" if reasons else runs,
-                "; ".join(sorted(str(r) for r in reasons)),
-            )
-        )
+    findings += [_implementation(name, device) for name in implementations.names()]
     return findings
+
+
+def _implementation(name: str, device: str) -> Finding:
+    what = f"implementation {name}"
+    try:
+        implementations.load(name)
+    except implementations.Broken as error:
+        return Finding(what, "broken", str(error))
+    except implementations.MissingPackage:
+        pass  # is a reason, below
+    reasons = {
+        implementations.why_unsupported(name, Request(cell=cell, device=device)) for cell in GATES
+    } - {None}
+    runs = "interpreted: checks only" if implementations.interpreted(name, device) else "runs"
+    return Finding(
+        what,
+        f"unsupported for {counted(len(reasons), 'reason')}" if reasons else runs,
+        "; ".join(sorted(str(r) for r in reasons)),
+    )
 
 
 def _device(device: str, facts: dict[str, dict[str, object]]) -> Finding:

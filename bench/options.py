@@ -33,6 +33,14 @@ def within(
     return check
 
 
+def of_its_own(option: typer.CallbackParam, value: Path | None) -> Path | None:
+    """A check for a directory to write a report into: refuses the current one, which "" is, too."""
+    if value == Path():
+        name = max(option.opts, key=len)
+        refuse(f"{name} is empty or the current directory; give a directory of its own")
+    return value
+
+
 OnlyOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -24,6 +24,10 @@ class MissingPackage(ImportError):
     """A third-party package that an implementation needs is not installed."""
 
 
+class Broken(ImportError):
+    """The file of an implementation cannot be imported, which is an error of this project."""
+
+
 def names() -> list[str]:
     """The public names of all implementations, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
@@ -36,7 +40,7 @@ def load(name: str) -> type[DeepRNN]:
     Raises:
         ValueError: no such implementation; the known ones are named.
         MissingPackage: it needs a third-party package that is not installed.
-        ImportError: any other failed import, which is an error of this project.
+        Broken: its file cannot be imported for any other reason, or defines no implementation.
     """
     if name not in names():
         raise ValueError(f"implementation {name!r} is unknown; known: {', '.join(names())}")
@@ -45,10 +49,12 @@ def load(name: str) -> type[DeepRNN]:
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if not package or package in OWN_PACKAGES:
-            raise
+            raise _broken(name, error) from error
         raise MissingPackage(
             f"needs the package {package}: python -m pip install {package}"
         ) from error
+    except Exception as error:
+        raise _broken(name, error) from error
     found = [
         value
         for value in vars(module).values()
@@ -57,8 +63,13 @@ def load(name: str) -> type[DeepRNN]:
         and value.__module__ == module.__name__
     ]
     if len(found) != 1:
-        raise ImportError(f"{module.__name__} defines {len(found)} subclasses of DeepRNN, not one")
+        raise Broken(f"{module.__name__} defines {len(found)} subclasses of DeepRNN, not one")
     return found[0]
+
+
+def _broken(name: str, error: Exception) -> Broken:
+    said = (str(error).strip() or "no message").splitlines()[0]
+    return Broken(f"{name}.py cannot be imported: {type(error).__name__}: {said}")
 
 
 def build(
@@ -69,18 +80,23 @@ def build(
 
 
 def why_unsupported(name: str, request: Request) -> str | None:
-    """The one-line reason why ``name`` cannot run ``request`` here, or None if it can."""
+    """The one-line reason why ``name`` cannot run ``request`` here, or None if it can.
+
+    None, too, where its file is broken: that is a failure, to be met where it is run, and no lack.
+    """
     try:
         return load(name).support.refusal(request)
     except MissingPackage as error:
         return str(error)
+    except Broken:
+        return None
 
 
 def interpreted(name: str, device: str) -> bool:
     """Whether ``name`` would run in an interpreter on ``device``: checks only, no speed."""
     try:
         return device in load(name).support.interpreted_on
-    except MissingPackage:
+    except (MissingPackage, Broken):
         return False
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -44,6 +45,7 @@ PLANTED = {
     # Right while it is checked, NaN later: five calls by two layers come before the first epoch.
     "planted_diverges": "        return (y if self.calls < 16 else y * math.nan), final",
     "planted_package": "",
+    "planted_syntax": "        return (",
 }
 
 
@@ -117,6 +119,7 @@ def test_every_planned_case_has_exactly_one_row(planted_run):
         ("planted_wrong", "incorrect", "is off by"),
         ("planted_nan", "incorrect", "is off by nan"),
         ("planted_diverges", "diverged", "perplexity became nan in epoch"),
+        ("planted_syntax", "crashed", "planted_syntax.py cannot be imported: SyntaxError: "),
         ("planted_package", "unsupported", "needs the package a_package_nobody_has"),
     ],
 )
@@ -277,7 +280,7 @@ BAD_INPUT = {
         ["run", "--profile", "smoke", "--resume", "--output", "nothing"],
         "does not exist",
     ),
-    "empty output": (["run", "--profile", "smoke", "--output", ""], "--output is empty"),
+    "empty output": (["run", "--corpus", "no/such/file.txt", "--output", ""], "--output is empty"),
     "empty profile": (["run", "--profile", ""], "profile '' is unknown"),
     "a time that is no number": (
         ["run", "--profile", "smoke", "--case-seconds", "nan"],
@@ -334,6 +337,7 @@ def test_doctor_and_help(project):
     assert done.returncode == 0
     assert "The Time Machine" in done.stdout
     assert "implementation torch_nn" in done.stdout
+    assert re.search(r"planted_syntax +broken +planted_syntax.py cannot be imported", done.stdout)
     shown = bench(project, "--help")
     assert "Examples:" in shown.stdout
     assert "Exit codes:" in shown.stdout

@@ -3,7 +3,7 @@
 import pytest
 
 from deeprnn import implementations
-from deeprnn.implementations import MissingPackage
+from deeprnn.implementations import Broken, MissingPackage
 from deeprnn.stack import DeepRNN
 from deeprnn.support import Request
 
@@ -68,20 +68,29 @@ def test_a_missing_package_of_others_is_a_reason(drop):
 
 
 @pytest.mark.parametrize(
-    "line", ["import kernels.no_such_file", "from deeprnn.cells import no_such_name"]
+    ("line", "said"),
+    [
+        ("import kernels.no_such_file", "ModuleNotFoundError: No module named 'kernels.no_such"),
+        ("from deeprnn.cells import no_such_name", "ImportError: cannot import name"),
+        ("def half(", "SyntaxError: "),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ],
 )
-def test_a_failed_import_of_our_own_is_an_error(drop, line):
+def test_a_file_that_is_broken_fails_where_it_is_run_and_nowhere_else(drop, line, said):
     drop("dropped_broken", f"{line}\n{ONE}")
-    with pytest.raises(ImportError) as caught:
-        implementations.why_unsupported("dropped_broken", Request(cell="gru"))
-    assert not isinstance(caught.value, MissingPackage)
+    # No lack of this machine: it must not look unsupported, which no run counts as a failure.
+    assert implementations.why_unsupported("dropped_broken", Request(cell="gru")) is None
+    assert implementations.interpreted("dropped_broken", "cpu") is False
+    with pytest.raises(Broken, match=f"dropped_broken.py cannot be imported: {said}") as caught:
+        implementations.build("dropped_broken", "gru", 2, 3)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("copies", "said"), [(0, "defines 0"), (2, "defines 2")])
 def test_one_file_is_one_implementation(drop, copies, said):
     source = "\n".join(ONE.replace("Dropped", f"Dropped{i}") for i in range(copies))
     drop(f"dropped_{copies}", source)
-    with pytest.raises(ImportError, match=f"{said} subclasses of DeepRNN, not one"):
+    with pytest.raises(Broken, match=f"{said} subclasses of DeepRNN, not one"):
         implementations.load(f"dropped_{copies}")
 
 
