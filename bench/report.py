@@ -39,11 +39,12 @@ class Summary:
     def print(self, console: Console) -> None:
         """The ranking of each workload, the problems, the verdict, and where the page is.
 
-        Fits 80 columns, so nothing is cut when the output goes into a file.
+        Fits 80 columns, so nothing is cut when the output goes into a file; a narrower terminal
+        gets fewer of them.
         """
         for workload in self.report.workloads:
             if workload.ranked:
-                console.print(tables.terminal(self.report, workload))
+                console.print(tables.terminal(self.report, workload, console.width))
             else:
                 console.print(Text(f"{workload.title}: nothing timed", style="bold"))
             for case in workload.unranked:

@@ -262,27 +262,41 @@ def why_unranked(case: Case) -> str:
     return f"{status_word(case)}: {detail}" if detail else status_word(case)
 
 
-def terminal(report: Report, workload: Workload) -> RichTable:
-    """The ranking within 80 columns, so that nothing is cut when it is piped into a file."""
+def terminal(report: Report, workload: Workload, width: int = 80) -> RichTable:
+    """The ranking within ``width`` columns: 80 hold it all, so a file gets it whole.
+
+    In a narrower terminal figures are left out, those first that one can do without.
+    """
+    names = [case.implementation for case in workload.ranked]
+    left = [[str(case.rank) for case in workload.ranked], names]
+    if report.has_executions:
+        left.append([case.execution for case in workload.ranked])
+    figures: dict[str, Callable[[Case], str]] = {
+        "tokens/s": lambda case: tokens(case["tokens_per_second"]),
+        "±": _plus_minus,
+        f"×{SHORT[PYTHON_LOOP]}": lambda case: factor(case.over_python_loop),
+        f"×{SHORT[TORCH_NN]}": lambda case: factor(case.over_torch_nn),
+        "ppl": lambda case: decimals(case["train_perplexity"], 2),
+    }
+    cells = {head: [write(case) for case in workload.ranked] for head, write in figures.items()}
+    needed = sum(max(map(len, column)) for column in left) + 2 * len(left)
+    sizes = {head: max(len(head), *map(len, column)) + 2 for head, column in cells.items()}
+    for head in ("±", f"×{SHORT[PYTHON_LOOP]}", "ppl", f"×{SHORT[TORCH_NN]}"):
+        if needed + sum(sizes[kept] for kept in cells) - 2 > width:
+            del cells[head]
     table = RichTable(title=workload.title, title_justify="left", box=None, pad_edge=False)
     table.title_style = "bold"
     table.add_column("", justify="right", style="dim")
     table.add_column("implementation", overflow="fold")
     if report.has_executions:
         table.add_column("run as", overflow="fold")
-    for head in ("tokens/s", "±", f"×{SHORT[PYTHON_LOOP]}", f"×{SHORT[TORCH_NN]}", "ppl"):
+    for head in cells:
         table.add_column(head, justify="right", no_wrap=True)
-    for case in workload.ranked:
+    for row, case in enumerate(workload.ranked):
         how = [case.execution] if report.has_executions else []
-        figures = [
-            tokens(case["tokens_per_second"]),
-            _plus_minus(case),
-            factor(case.over_python_loop),
-            factor(case.over_torch_nn),
-            decimals(case["train_perplexity"], 2),
-        ]
         style = "bold" if case.rank == 1 else None
-        table.add_row(str(case.rank), Text(case.implementation), *how, *figures, style=style)
+        shown = [column[row] for column in cells.values()]
+        table.add_row(str(case.rank), Text(case.implementation), *how, *shown, style=style)
     return table
 
 

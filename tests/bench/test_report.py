@@ -23,7 +23,7 @@ from bench.ranking import NOT_RUN, PYTHON_LOOP, TORCH_NN, load
 from bench.report import Summary, render
 from bench.results import CURVES, ROUNDS, TRAINING, ResultsError, Table
 from bench.statistics import Ratio
-from bench.tables import decimals, factor, percent, seconds, tokens
+from bench.tables import decimals, factor, percent, seconds, terminal, tokens
 from bench.verdict import problems, verdict
 
 from .example_report import write
@@ -217,11 +217,33 @@ def test_the_terminal_shows_everything_in_80_columns(tmp_path, kind):
     table = text.split("\n\n")[0].splitlines()
     assert all(len(line) <= 80 for line in table if ": " not in line)
     assert "…" not in text
+    assert table[1].split()[-5:] == ["tokens/s", "±", "×loop", "×nn", "ppl"]
     for case in report.workloads[0].ranked:
         row = next(line for line in table if line.split()[:1] == [str(case.rank)])
         assert case.implementation in row
         assert f"{case['tokens_per_second']:,.0f}" in row
     assert text.rstrip().endswith("report.html")
+
+
+@pytest.mark.parametrize(
+    ("width", "heads"),
+    [
+        (62, ["tokens/s", "±", "×loop", "×nn", "ppl"]),
+        (57, ["tokens/s", "×loop", "×nn", "ppl"]),
+        (48, ["tokens/s", "×nn", "ppl"]),
+        (36, ["tokens/s"]),
+    ],
+)
+def test_a_narrow_terminal_gets_fewer_figures_and_whole_ones(tmp_path, width, heads):
+    write(tmp_path, epochs=2, turns=3, workloads=1)
+    report = load(tmp_path)
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(terminal(report, report.workloads[0], width))
+    _, head, *rows = console.export_text().rstrip().splitlines()
+    assert head.split() == ["implementation", *heads]
+    assert len(rows) == len(report.workloads[0].ranked)
+    for row, case in zip(rows, report.workloads[0].ranked, strict=True):
+        assert row.split()[1:3] == [case.implementation, f"{case['tokens_per_second']:,.0f}"]
 
 
 # Reports that are not whole
