@@ -104,7 +104,7 @@ def predict(cell: str, B: int, H: int, dtype: torch.dtype, input_precision: str,
 
 def main() -> None:
     """Print the reckoning for the published sizes."""
-    from kernels.ahead_of_time import BATCH, PRECISIONS, PUBLISHED, WAVEFRONT_LAYERS
+    from kernels.variants import BATCH, PRECISIONS, PUBLISHED, WAVEFRONT_LAYERS
 
     print(
         "| kernel | cell | H | precision | direction | barrier | exchange | product | rest | below "

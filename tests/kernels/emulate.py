@@ -33,8 +33,8 @@ os.environ["TRITON_INTERPRET"] = "0"
 
 import torch
 
-from kernels.ahead_of_time import PRECISIONS as COMPILED
 from kernels.function import dataflow_layer, sequence_layer, step_layer
+from kernels.variants import PRECISIONS as COMPILED
 
 from . import emulated_gpu
 from .conftest import Case, relative_error

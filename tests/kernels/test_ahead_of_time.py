@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels import ahead_of_time
+from kernels import ahead_of_time, variants
 from kernels.ahead_of_time import Compiled, broken_bounds
 from kernels.tiling import CHIPS
 
@@ -44,20 +44,20 @@ def test_published_sizes_compile_within_bounds(cell, precision, target):
     # Rows with marks are NVIDIA's, and in IEEE float32 there are no registers for a wavefront's.
     left_out = ("dataflow", "marked") if target == "gfx942" else ()
     left_out += ("marked",) if precision == "ieee" else ()
-    there = [k for k in ahead_of_time.KERNELS if not k.startswith(left_out)]
+    there = [k for k in variants.KERNELS if not k.startswith(left_out)]
     assert [row["kernel"] for row in rows] == there
     for row in rows:
         assert row["broken"] == ""
         assert row["spills"] == 0
         assert 0 < row["registers"] <= 255
         assert row["shared"] <= CHIPS[target].shared_memory
-        if ahead_of_time.has_product(row["kernel"]):
+        if variants.has_product(row["kernel"]):
             assert row["shared"] > 0
             assert row["instruction"] or precision == "ieee"
         elif target != "gfx942":
             assert row["instruction"] == ""
-        if ahead_of_time.exchanges(row["kernel"]) and target != "gfx942":
-            is_kernel = ahead_of_time.has_product(row["kernel"])  # not the floor, which only reads
+        if variants.exchanges(row["kernel"]) and target != "gfx942":
+            is_kernel = variants.has_product(row["kernel"])  # not the floor, which only reads
             assert row["step_instructions"] > (100 if is_kernel else 20)
             assert row["step_barriers"] >= (2 if is_kernel else 0)
             assert row["in_flight"] >= row["expected_in_flight"] > 0
