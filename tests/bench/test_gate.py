@@ -2,14 +2,16 @@
 
 import json
 import math
+from dataclasses import replace
 from importlib.resources import files
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from bench import gate_verdict
-from bench.gate import EXIT_CODES, Thresholds, conclude, judge_pairs
-from bench.gate_decision import LOOKS, decide, estimate, look_error
+from bench.gate import EXIT_CODES, MOST_MARKED, Thresholds, conclude, judge_pairs
+from bench.gate_decision import LOOKS, decide, estimate, held_at, look_error
 from bench.gate_pairs import Measurement, Pair, Side, combine, turn_order
 from bench.statistics import paired_log_ratio
 
@@ -171,6 +173,61 @@ def test_marked_rounds_make_it_unreliable():
     assert "54 of 72 rounds were contended or throttled" in verdict.problems[0]
 
 
+@pytest.mark.parametrize(("marked", "word"), [(36, "pass"), (37, "unreliable")])
+def test_half_of_the_rounds_may_be_marked(marked, word):
+    calm = measurement()
+    assert sum(one.rounds for pair in calm.pairs for one in pair.sides) == 72
+    assert MOST_MARKED == 0.5
+    *others, last = calm.pairs
+    calm.pairs = [replace(pair, base=replace(pair.base, marked=4)) for pair in others]
+    calm.pairs.append(replace(last, base=replace(last.base, marked=marked - 20)))
+    verdict = verdict_of(calm)
+    assert verdict.word == word
+    assert bool(verdict.problems) is (word == "unreliable")
+
+
+@pytest.mark.parametrize(
+    ("factor", "moved"),
+    [(1.02, True), (1 / 1.02, True), (1.01, False), (1 / 1.01, False), (1.03**0.5 * 1.001, True)],
+)
+def test_a_control_that_moves_by_half_of_what_matters_is_not_believed(factor, moved):
+    verdict = verdict_of(measurement(control={"speed": factor}, noise=1e-5))
+    assert (verdict.word == "unreliable") is moved
+    if moved:
+        change = 100 * (1 / factor - 1)  # of its cost
+        assert verdict.cases[0].reason == f"base against base moved by {change:+.1f} %"
+
+
+def test_a_control_that_moved_once_is_not_believed_later():
+    early = measurement(pairs=20, noise=1e-5)
+    early.pairs = [
+        replace(pair, control=side(pair.base.tokens_per_second * (0.9 if i < 6 else 1.07)))
+        for i, pair in enumerate(early.pairs)
+    ]
+    assert verdict_of(early).word == "unreliable"
+    assert verdict_of(early).cases[0].control.word == "moved"
+
+
+def test_what_neither_side_measures_is_left_out_and_what_one_lacks_is_invalid():
+    def without(name, *which):
+        found = measurement()
+        found.pairs = [
+            replace(pair, **{w: replace(getattr(pair, w), **{name: None}) for w in which})
+            for pair in found.pairs
+        ]
+        return verdict_of(found)
+
+    both = without("peak_memory_mib", "base", "head", "control")
+    assert both.word == "pass"
+    assert [c.quantity.name for c in both.cases[0].comparisons] == ["speed", "perplexity"]
+    for side_that_lacks in ("base", "head"):
+        one = without("peak_memory_mib", side_that_lacks)
+        assert one.word == "invalid"
+        assert "is missing or not a positive number on a side" in one.cases[0].reason
+    assert verdict_of(measurement(memory=0.0)).word == "invalid"
+    assert verdict_of(measurement(memory=0.5)).word == "pass"
+
+
 def test_the_worst_comes_first_and_the_page_fits_a_comment():
     cases = [measurement(f"lstm-{i:03}/a/eager") for i in range(400)]
     cases.insert(77, measurement("gru/slow/eager", head={"speed": 0.8}))
@@ -225,6 +282,27 @@ def test_below_ten_pairs_the_interval_is_students():
     student = paired_log_ratio(np.exp(logs), np.ones(9))
     assert math.exp(found.low) == pytest.approx(student.low)
     assert math.exp(found.high) == pytest.approx(student.high)
+
+
+@pytest.mark.parametrize(("count", "held"), [(9, 0), (10, 1), (14, 1), (20, 2)])
+def test_from_ten_pairs_on_the_interval_is_that_of_a_trimmed_mean(count, held):
+    """Against SciPy's own, of Tukey and McLaughlin."""
+    logs = np.random.default_rng(count).standard_t(3, count)
+    share = max(held / count, 1e-9)  # SciPy trips over 0
+    low, high = stats.mstats.trimmed_mean_ci(logs, (share, share), alpha=0.05)
+    found = estimate(logs, 0.05)
+    assert held_at(count) == held
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.centre == pytest.approx(stats.trim_mean(logs, share))
+
+
+def test_before_the_first_look_the_interval_is_open():
+    for logs in ([0.02, 0.04], [0.03]):
+        decision = decide(logs, 0.01)
+        assert decision.word == "ambiguous"
+        assert decision.ratio == pytest.approx(math.exp(0.03))
+        assert (decision.low, decision.high, decision.pairs) == (0.0, math.inf, len(logs))
+    assert math.isnan(decide([], 0.01).ratio)
 
 
 @pytest.mark.parametrize("count", [6, 10, 14, 20])

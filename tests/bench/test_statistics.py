@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 from bench.results import ROUNDS, TRAINING
 from bench.statistics import (
     BLOCKS,
+    Ratio,
     block_medians,
+    counted_speeds,
     factors_over,
     geometric_mean,
     median_interval,
     paired_log_ratio,
     speedup,
+    throughput,
 )
 
 POSITIVE = st.floats(1e-3, 1e6)
@@ -38,6 +41,16 @@ def test_the_interval_is_that_of_the_tables():
     assert (interval.median, interval.low, interval.high) == (5.5, 2, 9)
     assert interval.coverage == pytest.approx(1 - 2 * 11 / 1024)
     assert interval.reached
+
+
+@pytest.mark.parametrize(
+    ("count", "rank"),
+    [(6, 1), (8, 1), (9, 2), (12, 3), (15, 4), (20, 6), (25, 8), (50, 18), (100, 40)],
+)
+def test_the_ranks_are_those_of_the_sign_test(count, rank):
+    """Tabulated, for instance, in Conover, *Practical Nonparametric Statistics*, for 95 %."""
+    interval = median_interval(range(1, count + 1))
+    assert (interval.low, interval.high) == (rank, count + 1 - rank)
 
 
 @pytest.mark.parametrize(("count", "coverage"), [(1, 0.0), (2, 0.5), (5, 0.9375)])
@@ -179,6 +192,57 @@ def test_the_mean_of_inverses_is_the_inverse_of_the_mean(values):
     assert close(geometric_mean([1 / v for v in values]), 1 / geometric_mean(values))
 
 
+def test_two_equal_pairs_know_that_there_is_no_spread():
+    ratio = paired_log_ratio([3.0, 3.0], [2.0, 2.0])
+    assert ratio.low == ratio.high == pytest.approx(1.5)
+    assert ratio.is_bounded
+    assert Ratio(1.0, 0.0, 2.0, 2).is_bounded is Ratio(1.0, 0.5, math.inf, 2).is_bounded is False
+    assert paired_log_ratio([3.0], [2.0]).pairs == 1
+
+
+# Throughput
+
+
+def test_few_rounds_give_the_interval_of_their_own_and_many_that_of_stretches():
+    few = [5.0, 1.0, 4.0, 2.0, 3.0, 9.0, 7.0]
+    assert throughput(few) == median_interval(few)
+    rng = np.random.default_rng(1)
+    many = list(np.exp(rng.normal(0, 0.1, 500)))
+    found, stretches = throughput(many), median_interval(block_medians(many))
+    assert found.median == pytest.approx(float(np.median(many)))
+    assert (found.low, found.high) == (stretches.low, stretches.high)
+    assert found.coverage == stretches.coverage
+
+
+def test_the_interval_of_a_throughput_holds_its_median():
+    """The median of all is no median of stretches, and may lie beyond all of them."""
+    ten = [1.0, 1.0, 3.0]  # of each stretch the median is 1, and most of the last ones are 2
+    values = [*(ten * 18)[:50], *[2.0] * 50]
+    found = throughput(values)
+    assert found.low <= found.median <= found.high
+    low = throughput([1.0] * 26 + [5.0, 5.0, 0.0, 0.0] * 6)
+    assert low.low <= low.median <= low.high
+
+
+def test_rounds_that_count_are_those_of_the_case_with_a_speed():
+    table = rounds(a=[(0, 1.0), (1, 2.0), (2, math.nan), (3, 4.0)], b=[(1, 9.0)])
+    table["warm_up"] = pd.array([True, pd.NA, False, False, False], dtype="boolean")
+    assert counted_speeds(table, "a") == [2.0, 4.0]  # not known to warm up: it counts
+    assert counted_speeds(table, "c") == []
+
+
+def test_a_round_without_a_speed_makes_no_pair():
+    table = rounds(
+        a=[(0, 10.0), (1, 0.0), (2, math.inf), (3, math.nan), (4, 20.0)],
+        b=[(turn, 5.0) for turn in range(5)],
+    )
+    table["warm_up"] = pd.array([pd.NA] * len(table), dtype="boolean")
+    ratio = speedup(table, "a", "b")
+    assert ratio is not None
+    assert ratio.pairs == 2
+    assert ratio.ratio == pytest.approx(math.sqrt(8))
+
+
 # Cases
 
 
@@ -287,6 +351,9 @@ def test_what_was_interpreted_or_failed_has_no_factor():
     assert factors_over("slow", table, rounds()) == {}
     assert factors_over("absent", table, rounds()) == {}
     assert factors_over("rival", cases(), rounds()) == {}
+    table = cases(("rival", "eager", "ok", 10.0), ("mine", "eager", "ok", 0.0))
+    table["interpreted"] = pd.array([pd.NA, pd.NA], dtype="boolean")
+    assert set(factors_over("rival", table, rounds())) == {"w/rival/eager"}
 
 
 def test_an_interval_of_stretches_holds_where_neighbours_resemble_each_other():

@@ -21,24 +21,54 @@ SIZES = [(B, H) for B in (1, 3, 32, 256) for H in (32, 48, 96, 256, 512, 768, 10
 
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("cell", GATES)
-def test_every_sequence_tile_fits_the_chip_and_the_grid_is_co_resident(cell, chip):
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("marked", [False, True])
+def test_every_tile_fits_the_chip_and_the_grid_is_co_resident(cell, chip, layers, marked):
     G, chip = GATES[cell], CHIPS[chip]
     for B, H in SIZES:
         for dtype, precision in (
             (torch.float32, "ieee"), (torch.float32, "tf32"), (torch.bfloat16, "ieee"),
         ):  # fmt: skip
-            tiles = sequence_tiles(B, H, G, dtype, precision, chip)
+            tiles = sequence_tiles(B, H, G, dtype, precision, chip, layers, marked)
             if isinstance(tiles, str):
-                assert f"H {H}, B {B}" in tiles
-                assert chip.name in tiles
+                if "fit" in tiles:
+                    assert f"H {H}, B {B}" in tiles
+                    assert chip.name in tiles
                 continue
             for backward, tile in enumerate(tiles):
-                needed = shared_memory(tile, H, G, dtype, bool(backward), chip)
-                programs = triton.cdiv(H, tile.block_h) * triton.cdiv(B, tile.block_b)
+                kept = 1 if layers == 1 else 2
+                needed = shared_memory(tile, H, G, dtype, bool(backward), chip, kept)
+                programs = layers * triton.cdiv(H, tile.block_h) * triton.cdiv(B, tile.block_b)
                 together = min(chip.shared_memory // needed, 2)
+                assert tile.marked is marked
                 assert needed <= chip.shared_memory
                 assert programs <= together * chip.multiprocessors
                 assert tile.block_k >= 16 or tile.block_k == tiling.QUAD
+
+
+def test_a_grid_that_fills_the_chip_fits_and_one_more_does_not():
+    """Of 128 programs: where 127 have room, each takes more than before."""
+    chip = CHIPS["sm_90"]
+    chosen = sequence_tiles(32, 256, 4, torch.float32, "tf32", chip)
+    full = dataclasses.replace(chip, multiprocessors=128)
+    assert {t.block_b * t.block_h for t in chosen} == {64}
+    assert sequence_tiles(32, 256, 4, torch.float32, "tf32", full) == chosen
+    short = dataclasses.replace(chip, multiprocessors=127)
+    others = sequence_tiles(32, 256, 4, torch.float32, "tf32", short)
+    assert all(a != b for a, b in zip(others, chosen, strict=True))
+
+
+def test_rows_with_marks_are_not_for_amd():
+    said = sequence_tiles(32, 256, 4, torch.float32, "tf32", CHIPS["gfx942"], marked=True)
+    assert "AMD does not have" in said
+    assert isinstance(sequence_tiles(32, 256, 4, torch.float32, "tf32", CHIPS["gfx942"]), tuple)
+
+
+def test_the_interpreter_has_one_slice_of_units():
+    """Programs run one after another there, and none may wait for a later one."""
+    for B, H, rows, units in ((1, 3, 16, 16), (16, 48, 16, 64), (17, 96, 32, 128)):
+        tiles = sequence_tiles(B, H, 4, torch.float32, "ieee", tiling.INTERPRETER)
+        assert {(t.block_b, t.block_h) for t in tiles} == {(rows, units)}
 
 
 @pytest.mark.parametrize("chip", ["sm_80", "sm_90", "sm_100", "gfx942"])
