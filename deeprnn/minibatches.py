@@ -139,9 +139,8 @@ class Minibatches:
 
     def _num_batches(self, offset: int) -> int:
         num_pairs = len(self.tokens) - offset - 1  # the last token is only ever a target
-        if self.scheme == "sequential":
-            return num_pairs // self.batch_size // self.num_steps
-        return num_pairs // self.num_steps // self.batch_size
+        # Of either scheme: columns of whole steps in B rows, or whole subsequences, B at a time.
+        return num_pairs // (self.batch_size * self.num_steps)
 
     def _sequential(self, offset: int, num_batches: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of an epoch, each `(num_batches, T, B)`."""

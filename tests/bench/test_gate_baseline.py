@@ -2,17 +2,21 @@
 
 import importlib.util
 import json
+import math
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from typer.testing import CliRunner
 
 from bench import gate_verdict
 from bench.gate_baseline import MIN_TURNS, compare
 from bench.gate_commands import gate
+from bench.gate_decision import ERROR
 from bench.ranking import load
 from bench.results import ROUNDS, TRAINING, write_json
 
@@ -182,6 +186,50 @@ def test_too_few_rounds_are_invalid(stored, current):
     verdict = compare(load(stored), load(current))
     assert verdict.word == "invalid"
     assert verdict.cases[0].reason == "too few rounds: 4 turns in this run, and 5 are needed"
+
+
+def test_the_interval_is_welchs(stored, current):
+    """Against SciPy's, on the logs of what each turn gave; its error is shared by all cases."""
+    rng = np.random.default_rng(4)
+    for case_id in (CASE, REFERENCE):
+        change_rows(
+            current, ROUNDS, case_id, tokens_per_second=lambda v: v * rng.lognormal(0, 0.05)
+        )
+    reports = load(stored), load(current)
+    verdict = compare(*reports)
+    (found,) = [c.comparisons[0] for c in verdict.cases if c.case_id == CASE]
+    logs = []
+    for report in reports:
+        rounds = report.rounds[~report.rounds["warm_up"].astype(bool)]
+        table = np.log(rounds.pivot_table("tokens_per_second", "turn", "case_id"))
+        logs.append((table[REFERENCE] - table[CASE]).to_numpy())  # of costs
+    cases = verdict.settings["cases"]
+    assert cases == 17
+    welch = stats.ttest_ind(logs[1], logs[0], equal_var=False)
+    interval = welch.confidence_interval(1 - ERROR / cases)
+    assert math.log(found.low) == pytest.approx(interval.low)
+    assert math.log(found.high) == pytest.approx(interval.high)
+    assert found.pairs == 11
+
+
+def test_five_turns_are_enough(stored, current):
+    frame = ROUNDS.load(current)
+    short = frame[(frame["case_id"] != CASE) | (frame["turn"] <= MIN_TURNS)]
+    ROUNDS.path(current).unlink()
+    ROUNDS.append(current, short.astype(object).where(pd.notna(short), None).to_dict("records"))
+    change_rows(current, TRAINING, CASE, rounds=MIN_TURNS)
+    verdict = compare(load(stored), load(current), only=[CASE])
+    assert [c.pairs for c in verdict.cases[0].comparisons] == [MIN_TURNS, 1, 1]
+
+
+def test_perplexities_of_other_seeds_are_not_compared(stored, current):
+    change_plan(current, seed=1)
+    verdict = compare(load(stored), load(current), only=[CASE])
+    assert [c.quantity.name for c in verdict.cases[0].comparisons] == ["speed", "memory"]
+    assert "perplexities are not compared: the seeds differ" in verdict.notes
+    same = compare(load(stored), load(stored), only=[CASE])
+    assert [c.quantity.name for c in same.cases[0].comparisons] == ["speed", "memory", "perplexity"]
+    assert not any("seeds" in note for note in same.notes)
 
 
 def test_where_all_have_too_few_rounds_no_option_is_blamed(stored, current):
