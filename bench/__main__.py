@@ -27,7 +27,7 @@ from bench.options import (
     WorkloadOption,
     chosen_device,
     chosen_threads,
-    of_its_own,
+    directory_of_its_own,
     within,
 )
 from bench.results import ResultsError
@@ -167,7 +167,10 @@ def run(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", callback=of_its_own, help="Default: reports/<machine>/<profile>."
+            "--output",
+            "-o",
+            callback=directory_of_its_own,
+            help="Default: reports/<machine>/<profile>.",
         ),
     ] = None,
     resume: ResumeOption = False,
@@ -252,7 +255,10 @@ def chapter(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", callback=of_its_own, help="Default: reports/<machine>/chapter."
+            "--output",
+            "-o",
+            callback=directory_of_its_own,
+            help="Default: reports/<machine>/chapter.",
         ),
     ] = None,
     resume: ResumeOption = False,

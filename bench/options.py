@@ -33,7 +33,7 @@ def within(
     return check
 
 
-def of_its_own(option: typer.CallbackParam, value: Path | None) -> Path | None:
+def directory_of_its_own(option: typer.CallbackParam, value: Path | None) -> Path | None:
     """A check for a directory to write a report into: refuses the current one, which "" is, too."""
     if value == Path():
         name = max(option.opts, key=len)

@@ -73,48 +73,34 @@ def step_variant(kernel: str, cell: str, H: int, precision: str,
         yield Variant(kernel, cell, H, precision, target, step.step_forward_kernel, options)
 
 
-def sequence_variant(kernel: str, cell: str, H: int, precision: str,
-                     target: str) -> Iterator[Variant]:  # fmt: skip
-    """The sequence or dataflow kernel as `kernels.sequence` launches it, if it fits on the chip."""
+def looping_variant(kernel: str, cell: str, H: int, precision: str,
+                    target: str) -> Iterator[Variant]:  # fmt: skip
+    """A kernel that loops over time, of a layer or of a stack, if it fits on the chip.
+
+    With the options that `kernels.sequence` and `kernels.wavefront` launch it with.
+    """
     dtype, input_precision = PRECISIONS[precision]
-    marked = kernel.startswith("dataflow")
+    marked = kernel.startswith(("dataflow", "marked"))
+    is_wavefront, backward = "wavefront" in kernel, kernel.endswith("backward")
     tiles = tiling.sequence_tiles(
-        BATCH, H, GATES[cell], dtype, input_precision, CHIPS[target], marked=marked
-    )
+        BATCH, H, GATES[cell], dtype, input_precision, CHIPS[target],
+        WAVEFRONT_LAYERS if is_wavefront else 1, marked,
+    )  # fmt: skip
     if isinstance(tiles, str):
         return
-    backward = kernel.endswith("backward")
     options = {"MARKED": marked} | sequence.launch_options(
         cell, H, dtype, tiles[backward], input_precision
     )
-    if backward:
-        function = sequence.sequence_backward_kernel
-    else:
-        function = sequence.sequence_forward_kernel
+    if not backward:
         options |= {"SAVE": True}
+    function = LOOPING[is_wavefront][backward]
     yield Variant(kernel, cell, H, precision, target, function, options, tiles[backward])
 
 
-def wavefront_variant(kernel: str, cell: str, H: int, precision: str,
-                      target: str) -> Iterator[Variant]:  # fmt: skip
-    """The wavefront kernel as `kernels.wavefront` launches it, if it fits on the chip."""
-    dtype, input_precision = PRECISIONS[precision]
-    marked = kernel.startswith("marked")
-    tiles = tiling.sequence_tiles(
-        BATCH, H, GATES[cell], dtype, input_precision, CHIPS[target], WAVEFRONT_LAYERS, marked
-    )
-    if isinstance(tiles, str):
-        return
-    backward = kernel.endswith("backward")
-    options = {"MARKED": marked} | sequence.launch_options(
-        cell, H, dtype, tiles[backward], input_precision
-    )
-    if backward:
-        function = wavefront.wavefront_backward_kernel
-    else:
-        function = wavefront.wavefront_forward_kernel
-        options |= {"SAVE": True}
-    yield Variant(kernel, cell, H, precision, target, function, options, tiles[backward])
+LOOPING: tuple[tuple[Any, Any], tuple[Any, Any]] = (
+    (sequence.sequence_forward_kernel, sequence.sequence_backward_kernel),
+    (wavefront.wavefront_forward_kernel, wavefront.wavefront_backward_kernel),
+)
 
 
 def floor_variant(kernel: str, cell: str, H: int, precision: str,
@@ -136,14 +122,14 @@ def floor_variant(kernel: str, cell: str, H: int, precision: str,
 KERNELS = {
     "step_forward": step_variant,
     "step_backward": step_variant,
-    "sequence_forward": sequence_variant,
-    "sequence_backward": sequence_variant,
-    "dataflow_forward": sequence_variant,
-    "dataflow_backward": sequence_variant,
-    "wavefront_forward": wavefront_variant,
-    "wavefront_backward": wavefront_variant,
-    "marked_wavefront_forward": wavefront_variant,
-    "marked_wavefront_backward": wavefront_variant,
+    "sequence_forward": looping_variant,
+    "sequence_backward": looping_variant,
+    "dataflow_forward": looping_variant,
+    "dataflow_backward": looping_variant,
+    "wavefront_forward": looping_variant,
+    "wavefront_backward": looping_variant,
+    "marked_wavefront_forward": looping_variant,
+    "marked_wavefront_backward": looping_variant,
     "floor_barrier": floor_variant,
     "floor_traffic": floor_variant,
 }

@@ -215,13 +215,15 @@ def test_few_rounds_give_the_interval_of_their_own_and_many_that_of_stretches():
 
 
 def test_the_interval_of_a_throughput_holds_its_median():
-    """The median of all is no median of stretches, and may lie beyond all of them."""
-    ten = [1.0, 1.0, 3.0]  # of each stretch the median is 1, and most of the last ones are 2
-    values = [*(ten * 18)[:50], *[2.0] * 50]
+    """The median of all is no median of stretches: here it lies beyond the interval of those."""
+    slow = [1.0] * 6 + [9.0] * 5  # a stretch whose median is 1; nine such, and one of nines
+    values = slow * (BLOCKS - 1) + [9.0] * len(slow)
+    stretches = median_interval(block_medians(values))
+    assert (stretches.low, stretches.high) == (1.0, 1.0)
     found = throughput(values)
-    assert found.low <= found.median <= found.high
-    low = throughput([1.0] * 26 + [5.0, 5.0, 0.0, 0.0] * 6)
-    assert low.low <= low.median <= low.high
+    assert (found.median, found.low, found.high) == (9.0, 1.0, 9.0)
+    found = throughput([10 - value for value in values])
+    assert (found.median, found.low, found.high) == (1.0, 1.0, 9.0)
 
 
 def test_rounds_that_count_are_those_of_the_case_with_a_speed():
