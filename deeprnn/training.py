@@ -143,8 +143,7 @@ class _GraphedSteps:
     def __init__(self, trainer: Trainer) -> None:
         minibatches = trainer.minibatches
         device = minibatches.tokens.device
-        if device.type != "cuda":
-            raise ValueError(f"a CUDA graph needs a CUDA device; the text is on {device}")
+        _must_be_cuda(device)
         rnn = trainer.model.rnn
         shape = (rnn.num_layers, minibatches.batch_size, rnn.hidden_size)
         dtype = trainer.model.output.weight.dtype
@@ -197,6 +196,11 @@ class _GraphedSteps:
         self.x.copy_(x)
         self.y.copy_(y)
         self.graph.replay()
+
+
+def _must_be_cuda(device: torch.device) -> None:
+    if device.type != "cuda":
+        raise ValueError(f"a CUDA graph needs a CUDA device; the text is on {device}")
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """The tuning table without a GPU: its rows, what a failing one costs, its page, wrong use."""
 
-import math
 import os
 import re
 import subprocess
@@ -15,10 +14,10 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from bench import kernel_page, kernel_runner, kernel_timing, kernel_worker, kernels_command
+from bench import kernel_page, kernel_runner, kernel_worker, kernels_command
 from bench.kernel_runner import KernelRun, PlanFailed
 from bench.kernel_table import DEFAULT_SPECS, KERNELS, Spec, specs
-from bench.kernel_timing import ReplayDiffers, Timing, hold_to, tensors_in, time_on_gpu
+from bench.kernel_timing import Timing
 from bench.kernel_worker import Bench, Row, rows_of
 from bench.kernels_command import kernels
 from bench.results import ResultsError
@@ -119,32 +118,6 @@ def test_predictions_are_the_recurrences():
     assert 0 < found[0].predicted < found[1].predicted
     assert Row.predicted_of(DEFAULT_SPECS[0], "python_loop") == []
     assert Row.predicted_of(replace(DEFAULT_SPECS[0], hidden_size=4096), "triton_sequence") == []
-
-
-# Timing
-
-
-def test_a_sample_is_made_long_enough(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    asked = []
-
-    def sample(run, calls):
-        asked.append(calls)
-        return 0.01 * calls
-
-    monkeypatch.setattr(kernel_timing, "_sample", sample)
-    timing = time_on_gpu(lambda: None, "eager")
-    assert 0.01 * timing.calls_per_sample >= kernel_timing.SAMPLE_MILLISECONDS
-    assert timing.milliseconds == pytest.approx([0.01] * kernel_timing.SAMPLES)
-    assert asked[-kernel_timing.SAMPLES :] == [timing.calls_per_sample] * kernel_timing.SAMPLES
-
-
-def test_a_slow_call_gets_fewer_samples(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(kernel_timing, "MOST_SECONDS", 0.0)
-    monkeypatch.setattr(kernel_timing, "_sample", lambda run, calls: 700.0 * calls)
-    timing = time_on_gpu(lambda: None, "eager")
-    assert (len(timing.milliseconds), timing.calls_per_sample) == (6, 1)
 
 
 # A child that misbehaves
@@ -393,16 +366,3 @@ def test_the_first_row_of_a_kernel_may_take_longer(tmp_path):
     assert run._seconds_for("b") == kernel_runner.ROW_SECONDS
     assert run._seconds_for("c") == kernel_runner.FIRST_ROW_SECONDS
     run.close()
-
-
-def test_what_a_graph_leaves_out_is_found():
-    y, gradients = torch.randn(3, 2), (torch.randn(2), torch.randn(4))
-    eager = tensors_in((y, gradients))
-    assert [tensor.shape for tensor in eager] == [(3, 2), (2,), (4,)]
-    assert tensors_in(None) == []
-    hold_to(eager, [tensor * (1 + 1e-3) for tensor in eager])
-    unwritten = [y, gradients[0], torch.full((4,), math.nan)]
-    with pytest.raises(ReplayDiffers, match="result 2 is off by nan"):
-        hold_to(eager, unwritten)
-    with pytest.raises(ReplayDiffers, match="result 0 is off by 1"):
-        hold_to(eager, [torch.zeros_like(y), *gradients])

@@ -3,7 +3,8 @@ r"""Run kernels as they are compiled for a GPU, on a machine without one, and pr
     python -m tests.kernels.emulate \
         '{"kernels": "sequence", "cell": "lstm", "precision": "tf32", "T": 3, "B": 32, "H": 256}'
 
-Each argument is a job, each line of output its result as JSON: relative errors against float64
+Each argument is a job, or with - each line of standard input; each line of output is a job's result
+as JSON: relative errors against float64
 `torch.nn` by name, a hash of all results, the launches, each kernel's barriers, the batch rows of y
 with a NaN; or the error that was raised. It is a process of its own because Triton decides when it
 is imported whether kernels are interpreted.
@@ -132,37 +133,37 @@ def result(job):
     }  # fmt: skip
 
 
-def jobs_of(arguments):
-    """The jobs that were asked for. Raises ValueError with one line about the first wrong one."""
-    jobs = []
-    for argument in arguments:
-        try:
-            job = DEFAULTS | json.loads(argument)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"a job is an object in JSON; got {argument!r}: {error}") from None
-        missing = {"kernels", "cell", "T", "B", "H"} - set(job)
-        unknown = set(job) - {"kernels", "cell", "T", "B", "H"} - set(DEFAULTS)
-        if missing or unknown:
-            wrong = [f"it lacks {name}" for name in sorted(missing)]
-            wrong += [f"{name} is unknown" for name in sorted(unknown)]
-            raise ValueError(f"{argument}: {', '.join(wrong)}")
-        jobs.append(job)
-    return jobs
+class WrongJob(ValueError):
+    """No job, or a job with something missing or unknown."""
+
+
+def job_of(text):
+    """The job that was asked for."""
+    try:
+        job = DEFAULTS | json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise WrongJob(f"a job is an object in JSON; got {text!r}: {error}") from None
+    missing = {"kernels", "cell", "T", "B", "H"} - set(job)
+    unknown = set(job) - {"kernels", "cell", "T", "B", "H"} - set(DEFAULTS)
+    if missing or unknown:
+        wrong = [f"it lacks {name}" for name in sorted(missing)]
+        wrong += [f"{name} is unknown" for name in sorted(unknown)]
+        raise WrongJob(f"{text.strip()}: {', '.join(wrong)}")
+    return job
 
 
 def main(arguments):
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return 0 if arguments else 2
-    try:
-        jobs = jobs_of(arguments)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
     warnings.simplefilter("ignore")  # numbers that overflow on purpose
     torch.set_num_threads(1)
-    for job in jobs:
-        print(json.dumps(result(job)), flush=True)
+    try:
+        for job in map(job_of, sys.stdin) if arguments == ["-"] else list(map(job_of, arguments)):
+            print(json.dumps(result(job)), flush=True)
+    except WrongJob as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0
 
 

@@ -35,7 +35,7 @@ def test_every_cell_in_every_precision(kernels, precision):
 def test_rows_with_marks_in_every_cell_and_precision(precision):
     """The vectors that tensor cores take need a long row; there is one that no tile divides."""
     sizes = [("rnn_tanh", "sm_90", 2, 3, 256), ("rnn_relu", "sm_80", 1, 1, 256),
-             ("gru", "sm_100", 2, 9, 264), ("lstm", "sm_90", 3, 3, 256)]  # fmt: skip
+             ("gru", "sm_100", 2, 5, 264), ("lstm", "sm_90", 3, 3, 256)]  # fmt: skip
     if precision == "float16":  # as bfloat16 but for rounding
         sizes = sizes[-1:]
     if precision in ("ieee", "tf32"):  # words, staged
@@ -43,7 +43,7 @@ def test_rows_with_marks_in_every_cell_and_precision(precision):
     jobs = [job("dataflow", cell, precision, chip, T=T, B=B, H=H) for cell, chip, T, B, H in sizes]
     # In IEEE float32 there are no registers for a wavefront's.
     if precision == "tf32":
-        jobs += [job("marked_wavefront", "gru", precision, B=3, H=256, L=3)]
+        jobs += [job("marked_wavefront", "gru", precision, B=1, H=256, L=3)]
     if precision == "bfloat16":
         jobs += [job("marked_wavefront", "lstm", precision, "sm_80", B=1, H=256)]
     for asked, found in zip(jobs, emulate(*jobs), strict=True):
@@ -72,7 +72,7 @@ def test_an_initial_state_that_begins_anywhere(kernels):
 
 @pytest.mark.parametrize(
     ("kernels", "B", "H", "seeds"),
-    [("wavefront", 17, 64, 4), ("dataflow", 3, 256, 4), ("marked_wavefront", 1, 256, 2),
+    [("wavefront", 17, 64, 3), ("dataflow", 3, 256, 3), ("marked_wavefront", 1, 256, 2),
      ("sequence", 5, 64, 4)],
 )  # fmt: skip
 def test_every_order_gives_the_same_bits(kernels, B, H, seeds):

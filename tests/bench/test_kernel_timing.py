@@ -1,0 +1,138 @@
+"""How a kernel is timed, on an emulated GPU whose clock is told how long a call takes."""
+
+import math
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bench import kernel_timing
+from bench.kernel_timing import ReplayDiffers, hold_to, tensors_in, time_on_gpu
+from tests.emulated_cuda_graph import emulated
+
+
+def test_what_a_graph_leaves_out_is_found():
+    y, gradients = torch.randn(3, 2), (torch.randn(2), torch.randn(4))
+    eager = tensors_in((y, gradients))
+    assert [tensor.shape for tensor in eager] == [(3, 2), (2,), (4,)]
+    assert tensors_in(None) == []
+    hold_to(eager, [tensor * (1 + 1e-3) for tensor in eager])
+    unwritten = [y, gradients[0], torch.full((4,), math.nan)]
+    with pytest.raises(ReplayDiffers, match="result 2 is off by nan"):
+        hold_to(eager, unwritten)
+    with pytest.raises(ReplayDiffers, match="result 0 is off by 1"):
+        hold_to(eager, [torch.zeros_like(y), *gradients])
+
+
+def test_a_replay_computes_anew_what_the_call_computed():
+    x, seen = torch.ones(3), torch.zeros(3)
+    with emulated() as device:
+        replay = kernel_timing._captured(lambda: (x * 2, [seen.copy_(x * 3)]))
+        assert [event for event, _ in device.events] == ["capture", "replay"]
+        x.fill_(5.0)
+        replay()
+    assert seen.tolist() == [15, 15, 15]
+
+
+def test_what_is_not_captured_is_found():
+    """Written by the calls before the capture, and by nothing in the graph."""
+    x, y = torch.ones(3), torch.zeros(3)
+    calls = []
+
+    def call():
+        calls.append(x)
+        return y.copy_(x) if len(calls) < 4 else y
+
+    with emulated(), pytest.raises(ReplayDiffers, match="result 0 is off by nan"):
+        kernel_timing._captured(call)
+
+
+def test_other_numbers_in_a_replay_are_found():
+    x, y, calls = torch.ones(3), torch.zeros(3), []
+
+    def call():
+        calls.append(x)
+        return y.copy_(x * (2 if len(calls) > 3 else 1))
+
+    with emulated(), pytest.raises(ReplayDiffers, match="result 0 is off by 1 from the eager"):
+        kernel_timing._captured(call)
+
+
+class Clock:
+    """A device that is busy for so many milliseconds a call, and a host that waits for it."""
+
+    def __init__(self, milliseconds: float) -> None:
+        self.now = 0.0  # of the device, milliseconds
+        self.milliseconds = milliseconds
+        self.calls = 0
+        self.is_idle = True
+        self.calls_while_idle: list[int] = []
+
+    def call(self) -> None:
+        if self.is_idle:
+            self.calls_while_idle.append(self.calls)
+        self.is_idle = False
+        self.calls += 1
+        self.now += self.milliseconds
+
+    def wait(self) -> None:
+        self.is_idle = True
+
+    def event(self, enable_timing: bool):
+        assert enable_timing
+        event = SimpleNamespace(at=math.nan, synchronize=self.wait)
+        event.record = lambda: setattr(event, "at", self.now)
+        event.elapsed_time = lambda other: other.at - event.at
+        return event
+
+
+@pytest.fixture
+def clock_of(monkeypatch):
+    def make(milliseconds):
+        clock = Clock(milliseconds)
+        monkeypatch.setattr(torch.cuda, "Event", clock.event)
+        monkeypatch.setattr(torch.cuda, "synchronize", clock.wait)
+        monkeypatch.setattr(time, "monotonic", lambda: clock.now / 1e3)
+        return clock
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "samples", "calls"),
+    [
+        (0.25, 15, 6),
+        (1.5, 15, 1),
+        (1.4, 15, 2),
+        (3e-4, 15, 4096),
+        (70.0, 8, 1),  # the second sample after a second is none
+        (400.0, 6, 1),
+    ],
+)
+def test_a_sample_is_long_enough_and_the_samples_are_not_too_many(
+    milliseconds, samples, calls, clock_of
+):
+    clock = clock_of(milliseconds)
+    timing = time_on_gpu(clock.call, "eager")
+    assert timing.milliseconds == pytest.approx(samples * [milliseconds])
+    assert timing.calls_per_sample == calls
+
+
+def test_nothing_is_timed_while_the_device_waits_for_the_host(clock_of):
+    """Each sample begins with a call that is not counted; the warm-up comes before all of them."""
+    clock = clock_of(0.25)
+    time_on_gpu(clock.call, "eager")
+    warm_up = 800  # calls of 0.25 ms until 0.2 s are over
+    first_of_samples = [warm_up, warm_up + 2]  # of one call, and of six: that is enough
+    first_of_samples += [warm_up + 9 + 7 * number for number in range(15)]
+    assert clock.calls_while_idle == [*range(0, warm_up, 20), *first_of_samples]
+
+
+def test_a_graph_is_timed_by_its_replays(clock_of, monkeypatch):
+    clock, other = clock_of(0.25), []
+    monkeypatch.setattr(
+        kernel_timing, "_captured", lambda call: (other.append(call), clock.call)[1]
+    )
+    assert time_on_gpu(print, "cuda_graph").milliseconds == pytest.approx(15 * [0.25])
+    assert other == [print]
