@@ -66,7 +66,8 @@ def tests(session: nox.Session) -> None:
     """
     workers = min(8, os.cpu_count() or 1)
     is_chosen = any(word.startswith(("-n", "--numprocesses")) for word in session.posargs)
-    parallel = ["-n", str(workers), "--dist", "loadscope"]  # a module has fixtures of its own
+    # A module has fixtures of its own; which go first is said in tests/conftest.py.
+    parallel = ["-n", str(workers), "--dist", "loadscope", "--no-loadscope-reorder"]
     words = [] if is_chosen or workers == 1 else parallel
     python(session, "-m", "pytest", *words, *session.posargs)
 

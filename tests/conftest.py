@@ -16,6 +16,20 @@ if not torch.cuda.is_available():
 # Started in the background, a shell's children ignore SIGINT, and so would those of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+LONGEST_FIRST = (
+    "test_compiled", "test_compiled_published", "test_compiled_bugs", "test_gate_revisions",
+    "test_concurrent", "test_run", "test_ahead_of_time", "test_contract", "test_layers",
+    "test_noise", "test_chapter_run", "test_page",
+)  # fmt: skip
+"""Modules that take minutes. In order of their number of tests they came last, one after the other
+in one process, while the other had nothing left to do."""
+
+
+def pytest_collection_modifyitems(items):
+    place = {module: number for number, module in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
 # Beside other test processes each has a processor of its own.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
 
