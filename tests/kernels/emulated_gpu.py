@@ -306,7 +306,7 @@ class Warp:
         size = np.dtype(kind).itemsize
         is_whole = active is None or bool(active.all())
         lanes = LANES if is_whole else np.flatnonzero(active)
-        out = np.zeros((32, count), dtype=kind)
+        out = None if is_whole else np.zeros((32, count), dtype=kind)
         if relaxed and self.looked_at is None:
             self.looked_at = self.machine.changes
         if len(lanes):

@@ -7,12 +7,14 @@ from .jobs import emulate, hold, job
 PUBLISHED = [
     job("sequence", "lstm", "tf32", B=32, H=256),
     job("marked_wavefront", "lstm", "tf32", B=32, H=256),
-    job("wavefront", "lstm", "ieee", B=16, H=256),  # 32: the same tiles, twice as many, and slow
-    job("wavefront", "gru", "bfloat16", B=32, H=256),
     job("sequence", "gru", "ieee", B=32, H=256),
     job("sequence", "rnn_tanh", "tf32", B=32, H=512),
     job("step", "gru", "tf32", B=32, H=256),
     job("dataflow", "lstm", "tf32", B=32, H=256),
+]
+TAKES_LONG = [
+    job("wavefront", "lstm", "ieee", B=16, H=256),  # 32: the same tiles, twice as many
+    job("wavefront", "gru", "bfloat16", B=32, H=256),
 ]
 
 
@@ -20,7 +22,11 @@ def label(asked):
     return "-".join(str(asked[name]) for name in ("kernels", "cell", "precision", "H"))
 
 
-@pytest.mark.parametrize("asked", PUBLISHED, ids=label)
+@pytest.mark.parametrize(
+    "asked",
+    PUBLISHED + [pytest.param(asked, marks=pytest.mark.exhaustive) for asked in TAKES_LONG],
+    ids=label,
+)
 def test_published_sizes(asked):
     """On the grids of an H100, all programs at once; a race or a hang would be raised."""
     (found,) = emulate(asked)

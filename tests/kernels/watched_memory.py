@@ -93,7 +93,7 @@ class Memory:
             at = (addresses.astype(np.int64) - buffer.start) // buffer.itemsize
             if size is not None and size > buffer.itemsize:
                 at = (at[:, None] + np.arange(size // buffer.itemsize)).ravel()
-            outside = (at < 0) | (at >= len(buffer.writer))
+            outside = at.view(np.uint64) >= len(buffer.writer)  # before the first one, too
             if outside.any():
                 raise OutOfBounds(
                     f"{self.names[program]} {what} {outside.sum()} elements outside of "
