@@ -162,6 +162,56 @@ def test_a_system_that_tells_no_frequency_leaves_it_empty(monkeypatch, answer):
     assert timing.state["cpu_mhz"] is None
 
 
+class OpeningDriver(Driver):
+    """One that is opened, and asked for its GPU by name; it counts how often."""
+
+    opened = 0
+
+    def nvmlInit(self):
+        self.opened += 1
+
+    def nvmlDeviceGetHandleByUUID(self, uuid):
+        if not self.opened or uuid != "GPU-1f":
+            raise self.NVMLError("no such device")
+        return "handle"
+
+
+@pytest.fixture
+def cuda_in_use(monkeypatch):
+    """A process that computes on the GPU of that name, by a driver that is made up."""
+    import torch
+
+    def use(driver, uuid):
+        properties = SimpleNamespace(uuid=uuid)
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", {3: properties}.get)
+        monkeypatch.setattr(gpu_monitor, "_is_sought", False)
+        monkeypatch.setattr(gpu_monitor, "_monitor", None)
+        monkeypatch.setitem(sys.modules, "pynvml", driver)
+
+    return use
+
+
+@pytest.mark.parametrize("uuid", ["1f", "GPU-1f"])
+def test_the_gpu_in_use_is_found_by_its_name_once(cuda_in_use, uuid):
+    driver = OpeningDriver()
+    cuda_in_use(driver, uuid)
+    first = gpu_monitor.current()
+    assert (first.nvml, first.handle, first.own_pid) == (driver, "handle", os.getpid())
+    assert gpu_monitor.current() is first
+    assert driver.opened == 1
+
+
+@pytest.mark.parametrize("driver", [None, OpeningDriver()], ids=["not installed", "without it"])
+def test_a_gpu_that_the_driver_does_not_have_is_not_watched(cuda_in_use, driver):
+    cuda_in_use(driver, "another")
+    assert gpu_monitor.current() is None
+    cuda_in_use(OpeningDriver(), "1f")
+    gpu_monitor._is_sought = True  # it was sought already
+    assert gpu_monitor.current() is None
+
+
 def test_without_cuda_nothing_is_asked():
     import torch
 
