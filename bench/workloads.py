@@ -230,7 +230,7 @@ PROFILES: dict[str, Profile] = {
             runs_interpreted=True,
             hurried=True,
             case_seconds=180.0,
-            layers_seconds=3.0,
+            layers_seconds=10.0,  # a busy machine takes four for pytest and PyTorch to begin
             leaves_out=(
                 "speeds and cold starts worth citing: sizes are tiny and cases start in parallel",
                 "CUDA graphs",
