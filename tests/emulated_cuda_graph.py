@@ -42,7 +42,7 @@ class Race(RuntimeError):
 class Stream:
     """Work in order; ``seen`` is how far every stream had come when this one last waited."""
 
-    def __init__(self, device=None) -> None:
+    def __init__(self) -> None:
         self.seen: dict[Stream, int] = defaultdict(int)
 
     def wait_stream(self, other: Stream) -> None:
@@ -85,8 +85,8 @@ class Device(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stream = self.default = Stream()
-        self.streams = [self.default]
+        self.stream = Stream()
+        self.streams = [self.stream]
         self.pieces: dict[int, Piece] = defaultdict(Piece)
         self.recorded: CUDAGraph | None = None
         self.work = 0  # operations done so far
@@ -117,6 +117,7 @@ class Device(TorchDispatchMode):
         return result
 
     def use(self, tensor: Tensor, now: int, *, writes: bool) -> None:
+        """The stream's access number ``now``. Raises Race if another's may not be over."""
         piece = self.pieces[address(tensor)]
         others = dict(piece.read) if writes else {}
         if piece.written is not None:
@@ -130,6 +131,7 @@ class Device(TorchDispatchMode):
             piece.read[self.stream] = now
 
     def happened(self, event: str) -> None:
+        """One of "capture", "replay" and "reset", of the peak memory."""
         self.events.append((event, self.work))
 
     def synchronize(self, device=None) -> None:
@@ -142,15 +144,15 @@ class Device(TorchDispatchMode):
 class CUDAGraph:
     """Stands for ``torch.cuda.CUDAGraph``."""
 
-    device: Device  # of the class that is made for a device
-
-    def __init__(self) -> None:
+    def __init__(self, device: Device) -> None:
+        self.device = device
         self.calls: list[tuple] = []
         self.own: dict[int, Tensor] = {}  # by address: the graph's memory is its own for good
         self.before: dict[int, tuple[Tensor, Tensor]] = {}  # what the capture must not change
         self.was_captured = False
 
     def record(self, function, arguments, options):
+        """Do it on the numbers of now, which `end` takes back, and keep it for the replays."""
         if function._schema.name in WAITS_FOR_THE_DEVICE:
             raise NotCapturable(f"{function} while a graph is captured")
         written = written_by(function, arguments, options)
@@ -238,11 +240,6 @@ def emulated():
     """What ``torch.cuda`` has of streams and graphs works on the CPU; yields the device."""
     device = Device()
 
-    class Graph(CUDAGraph):
-        pass
-
-    Graph.device = device
-
     def new_stream(where=None):
         stream = Stream()
         device.streams.append(stream)
@@ -251,8 +248,10 @@ def emulated():
     @contextlib.contextmanager
     def on_stream(stream):
         before, device.stream = device.stream, stream
-        yield
-        device.stream = before
+        try:
+            yield
+        finally:
+            device.stream = before
 
     @contextlib.contextmanager
     def capture(graph, stream=None):
@@ -277,7 +276,7 @@ def emulated():
         patch.setattr(torch.cuda, "Stream", new_stream)
         patch.setattr(torch.cuda, "current_stream", lambda where=None: device.stream)
         patch.setattr(torch.cuda, "stream", on_stream)
-        patch.setattr(torch.cuda, "CUDAGraph", Graph)
+        patch.setattr(torch.cuda, "CUDAGraph", lambda: CUDAGraph(device))
         patch.setattr(torch.cuda, "graph", capture)
         patch.setattr(torch.cuda, "synchronize", device.synchronize)
         patch.setattr(torch.cuda, "reset_peak_memory_stats", reset)

@@ -18,6 +18,7 @@ from bench.results import LAYERS, TRAINING, write_json
 from bench.verification import verify
 from deeprnn import implementations
 from deeprnn.cells import CELLS
+from tests.conftest import LONGEST_FIRST
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("bench", "deeprnn", "kernels")
@@ -130,6 +131,11 @@ def test_continuous_integration_runs_the_same_checks():
         for session in ("lint", "types", "tests", "bench"):
             assert re.search(rf"nox -s (?:\w+ )*{session}\b", content), (name, session)
         assert "check_smoke.py" in content
+
+
+def test_modules_that_go_first_exist():
+    modules = [path.stem for path in (ROOT / "tests").rglob("test_*.py")]
+    assert all(modules.count(name) == 1 for name in LONGEST_FIRST)
 
 
 def test_versions_agree():

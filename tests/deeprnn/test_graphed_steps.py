@@ -56,6 +56,7 @@ def test_a_frozen_bias_stays_frozen(gpu):
     before = run.model.rnn.bias_hh_l0.clone()
     run.epoch(0)
     assert torch.equal(run.model.rnn.bias_hh_l0, before)
+    assert not torch.equal(run.model.rnn.bias_ih_l0, before)  # both are zero at first
 
 
 def test_a_capture_changes_nothing_and_comes_after_all_that_compiles(gpu):

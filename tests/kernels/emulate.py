@@ -3,11 +3,10 @@ r"""Run kernels as they are compiled for a GPU, on a machine without one, and pr
     python -m tests.kernels.emulate \
         '{"kernels": "sequence", "cell": "lstm", "precision": "tf32", "T": 3, "B": 32, "H": 256}'
 
-Each argument is a job, or with - each line of standard input; each line of output is a job's result
-as JSON: relative errors against float64
-`torch.nn` by name, a hash of all results, the launches, each kernel's barriers, the batch rows of y
-with a NaN; or the error that was raised. It is a process of its own because Triton decides when it
-is imported whether kernels are interpreted.
+Each argument is a job, or with - each line of standard input. Each line of output is the result of
+a job as JSON: relative errors against float64 `torch.nn` by name, a hash of all results, the
+launches, each kernel's barriers, the batch rows of y with a NaN; or the error that was raised. It
+is a process of its own because Triton decides when it is imported whether kernels are interpreted.
 
     kernels    step, sequence, dataflow, wavefront or marked_wavefront
     cell, T, B, H, L (2)
@@ -138,7 +137,7 @@ class WrongJob(ValueError):
 
 
 def job_of(text):
-    """The job that was asked for."""
+    """The job that was asked for. Raises WrongJob, with one line about what is wrong."""
     try:
         job = DEFAULTS | json.loads(text)
     except (TypeError, ValueError) as error:
@@ -159,7 +158,8 @@ def main(arguments):
     warnings.simplefilter("ignore")  # numbers that overflow on purpose
     torch.set_num_threads(1)
     try:
-        for job in map(job_of, sys.stdin) if arguments == ["-"] else list(map(job_of, arguments)):
+        jobs = map(job_of, sys.stdin) if arguments == ["-"] else [job_of(a) for a in arguments]
+        for job in jobs:
             print(json.dumps(result(job)), flush=True)
     except WrongJob as error:
         print(error, file=sys.stderr)
