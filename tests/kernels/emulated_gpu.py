@@ -9,10 +9,12 @@ Triton put between the warps of a program, the tiles and grids that the chip wou
     with emulated("sm_90", seed=1) as launches:
         y, state = sequence_layer("lstm", gates_x, weight_hh, bias_hh, (h, c), ...)
 
-A program is several warps, each goes on by itself, in an order that comes from the seed. Watched
-meanwhile, each with an error of its own: global memory (`watched_memory.py`); shared memory, where
-two warps must have a barrier between them if one of them writes; hangs; a cooperative grid with
-more programs than the chip holds.
+A program is several warps, each goes on by itself. The warps of one number in all programs go
+together as far as they are at the same place and in the same crew, which is what makes it fast; who
+is in which crew and who goes on next comes from the seed. Watched meanwhile, each with an error of
+its own: global memory (`watched_memory.py`); shared memory, where two warps must have a barrier
+between them if one of them writes; hangs; a cooperative grid with more programs than the chip
+holds.
 
 It must not run under TRITON_INTERPRET. Not there: time. An order of accesses within a program's
 global memory, NaN's bits, what tensor cores round on the way (products are exact and added up in
@@ -39,7 +41,8 @@ KINDS = {
     "I2": np.int16, "I4": np.int32, "I8": np.int64, "F2": np.float16, "F4": np.float32,
 }  # fmt: skip
 U1, U2, U4, U8, F4 = np.uint8, np.uint16, np.uint32, np.uint64, np.float32
-RUNNING, BARRIER, ASLEEP, OVER = range(4)
+READY, BARRIER, ASLEEP, OVER = range(4)
+CREWS = 3
 LANES = np.arange(32)
 NEIGHBOURS = {count: np.arange(count) for count in (1, 2, 4, 8)}
 GROUP, THREAD = LANES // 4, LANES % 4  # as the PTX ISA calls them where fragments are laid out
@@ -80,44 +83,61 @@ class Launch:
     cooperative: bool
     warps: int
     shared: int
-    steps: int = 0  # times a warp was let go on
+    steps: int = 0  # times that some warps were let go on together
     shared_cycles: int = 0  # of the first program: what its accesses to shared memory take
     shared_cycles_without_conflicts: int = 0
     requests: int = 0  # of the first program: a warp's loads from global memory, polling left out
     lines: int = 0  # lines of 128 bytes that they touch; L1 is said to look up one a cycle
 
 
-class Block:
-    """A program's shared memory, and who touched which words of it since the last barrier."""
+class Shared:
+    """The shared memory of all programs, and who touched which of it since the last barrier.
 
-    def __init__(self, number, place, launch):
-        self.number, self.place, self.warps, self.launch = number, place, launch.warps, launch
+    `programs` has the program of each address, `warp` is the same in all of them.
+    """
+
+    def __init__(self, places, launch):
+        self.places, self.launch = places, launch
+        self.size = max(launch.shared + 15 & ~15, 16)
+        count = len(places)
         # Whatever was there before: nobody may count on zeros.
-        self.bytes = np.full(max(launch.shared, 16), 0xFF, dtype=np.uint8)
+        self.bytes = np.full(count * self.size, 0xFF, dtype=np.uint8)
         self.views = {kind: self.bytes.view(kind) for kind in (U1, U2, U4, U8)}
         halves = len(self.bytes) // 2
-        self.epoch = 1
+        self.epoch = np.ones(count, dtype=np.int32)
         self.writer = np.full(halves, -1, dtype=np.int16)
         self.written = np.zeros(halves, dtype=np.int32)  # the epoch
-        self.readers = np.zeros(halves, dtype=np.uint32)  # a bit for each warp, in this epoch
-        self.written_last = 0  # the epoch in which somebody wrote something
-        self.waiting = 0
+        self.readers = np.zeros(halves, dtype=np.uint32)  # a bit for each warp,
+        self.read = np.zeros(halves, dtype=np.int32)  # in this epoch
 
-    def halves(self, where, size):
-        """The 2-byte pieces of `size` bytes at each address."""
+    def at(self, programs, where, size):
+        """Where `size` bytes at each address of a program lie among the bytes of all programs.
+
+        Raises Misaligned and IndexError.
+        """
         hold_aligned(where, size)
-        first = (where >> 1).astype(np.int64)
-        return first if size <= 2 else (first[:, None] + NEIGHBOURS[size // 2]).ravel()
+        if (where > self.size - size).any():
+            raise IndexError(f"shared byte {int(where.max())} of {self.launch.shared}")
+        return programs * self.size + where.astype(np.int64)
 
-    def count(self, where, size):
+    def halves(self, programs, where, size):
+        """The 2-byte pieces of `size` bytes at each address, and the epoch of each."""
+        first = self.at(programs, where, size) >> 1
+        pieces = max(1, size // 2)
+        if pieces > 1:
+            first = (first[:, None] + NEIGHBOURS[pieces]).ravel()
+        return first, np.repeat(self.epoch[programs], pieces)
+
+    def count(self, programs, where, size):
         """Cycles: shared memory has 32 banks of 4 bytes, and a bank gives one word a cycle.
 
         Lanes that want the same word get it together. Of 8 or 16 bytes a lane half a warp or a
         quarter of it is served at a time; cycles that hardware saves where quarters want the same
         are not known here.
         """
-        if self.number != 0:
+        if programs[0] != 0:  # they are in order
             return
+        where = where[programs == 0]
         lanes = max(1, min(32, 128 // size))
         for first in range(0, len(where), lanes):
             words = (where[first : first + lanes, None] // 4).astype(np.int64)
@@ -125,78 +145,142 @@ class Block:
             self.launch.shared_cycles += int(np.bincount(words % 32).max())
             self.launch.shared_cycles_without_conflicts += 1
 
-    def count_lines(self, offsets):
+    def count_lines(self, programs, offsets):
         """Of bytes within a buffer: on a GPU it starts at a line, and no vector lies across two."""
-        if self.number == 0:
+        offsets = offsets[programs == 0]
+        if len(offsets):
             self.launch.requests += 1
             self.launch.lines += len(np.unique(offsets // 128))
 
-    def note_read(self, warp, where, size):
-        self.count(where, size)
-        at = self.halves(where, size)
-        if self.written_last == self.epoch:
-            others = (self.written[at] == self.epoch) & (self.writer[at] != warp)
-            if others.any():
-                raise SharedRace(self.text(warp, "reads", at[others][0], "has just been written"))
-        self.readers[at] |= 1 << warp
+    def note_read(self, warp, programs, where, size):
+        self.count(programs, where, size)
+        at, epochs = self.halves(programs, where, size)
+        others = (self.written[at] == epochs) & (self.writer[at] != warp)
+        if others.any():
+            raise SharedRace(self.text(warp, "reads", at[others][0], "has just been written"))
+        readers = np.where(self.read[at] == epochs, self.readers[at], 0)
+        self.readers[at] = readers | 1 << warp
+        self.read[at] = epochs
 
-    def note_write(self, warp, where, size, changes=True):
+    def note_write(self, warp, programs, where, size, changes=True):
         """`changes`: for which addresses what is written is not what stands there already.
 
         Where a tile is smaller than a program, warps write the same values to the same place.
         """
-        self.count(where, size)
-        at = self.halves(where, size)
-        others = (self.written[at] == self.epoch) & (self.writer[at] != warp)
+        self.count(programs, where, size)
+        at, epochs = self.halves(programs, where, size)
+        others = (self.written[at] == epochs) & (self.writer[at] != warp)
         others &= np.repeat(changes, max(1, size // 2)) if changes is not True else True
-        others |= (self.readers[at] & ~np.uint32(1 << warp)) != 0
+        others |= (self.read[at] == epochs) & (self.readers[at] & ~np.uint32(1 << warp) != 0)
         if others.any():
             raise SharedRace(self.text(warp, "writes", at[others][0], "is still in use"))
         self.writer[at] = warp
-        self.written[at] = self.written_last = self.epoch
+        self.written[at] = epochs
 
     def text(self, warp, does, half, what):
-        return f"program {self.place}, warp {warp} {does} shared byte {2 * half}, which {what}"
+        program, byte = divmod(2 * int(half), self.size)
+        place = self.places[program]
+        return f"program {place}, warp {warp} {does} shared byte {byte}, which {what}"
 
 
-class Warp:
-    """32 lanes of a program: what the translated code asks for."""
+class Registers(dict):
+    """Name -> (programs, 32). Nobody may count on zeros: all bits are set, a NaN for one."""
+
+    def __init__(self, kinds, programs):
+        super().__init__()
+        self.kinds, self.programs = kinds, programs
+
+    def __missing__(self, name):
+        kind = KINDS[self.kinds[name]]
+        if kind is np.bool_:
+            self[name] = np.ones((self.programs, 32), dtype=kind)
+        else:
+            width = 32 * np.dtype(kind).itemsize
+            self[name] = np.full((self.programs, width), 0xFF, dtype=np.uint8).view(kind)
+        return self[name]
+
+
+class Team:
+    """The warps of one number in all programs, and what the translated code asks for.
+
+    A step is made by some of them, `rows`: registers are arrays of (rows, 32 lanes).
+    """
 
     lanes = LANES
     where = staticmethod(np.where)
     exp2, maximum, minimum = map(staticmethod, (np.exp2, np.maximum, np.minimum))
 
-    def __init__(self, machine, block, number):
-        self.machine, self.block, self.number = machine, block, number
-        self.tid_x = (32 * number + LANES).astype(U4)
-        for axis, place, size in zip("xyz", block.place, machine.grid, strict=True):
-            setattr(self, f"ctaid_{axis}", np.full(32, place, dtype=U4))
-            setattr(self, f"nctaid_{axis}", np.full(32, size, dtype=U4))
-        self.looked = {}  # address -> what was there
-        self.looked_at = None  # how many changes there had been at the first of the last looks
-        self.copies = [[]]
+    def __init__(self, machine, number, registers):
+        count = len(machine.places)
+        self.machine, self.shared, self.number = machine, machine.shared, number
+        self.registers = Registers(registers, count)
+        self.everybody = np.arange(count)
+        self.place = np.zeros(count, dtype=np.int64)  # the piece of code that comes next
+        self.state = np.full(count, READY)
+        self.looked = [{} for _ in range(count)]  # address -> what was there
+        self.copies, self.groups = [], np.zeros(count, dtype=np.int64)
 
-    @staticmethod
-    def all(value):
-        return np.full(32, value)
+    def step(self, programs, piece):
+        """Let these go on with this piece."""
+        self.programs = programs
+        self.rows = slice(None) if len(programs) == len(self.everybody) else programs
+        self.place[programs] = piece(self)
 
-    @staticmethod
-    def anything(kind):
-        """All bits set: NaN, or a large number."""
-        if kind is np.bool_:
-            return np.ones(32, dtype=kind)
-        return np.full(32 * np.dtype(kind).itemsize, 0xFF, dtype=np.uint8).view(kind)
+    def barrier(self, following):
+        self.machine.arrive(self)
+        return following
+
+    def end(self):
+        self.state[self.programs] = OVER
+        return 0
+
+    def all(self, value):
+        return np.full((len(self.programs), 32), value)
+
+    def any(self, value):
+        return np.repeat(value.any(axis=1)[:, None], 32, axis=1)
 
     def parameter(self, number, kind):
-        return np.full(32, self.machine.parameters[number]).astype(kind)
+        return self.all(self.machine.parameters[number]).astype(kind)
 
-    @staticmethod
-    def uniform(condition):
-        if condition.all():
-            return True
-        if condition.any():
+    def tid(self, axis):
+        assert axis == "x"
+        return np.tile((32 * self.number + LANES).astype(U4), (len(self.programs), 1))
+
+    def ctaid(self, axis):
+        places = self.machine.places[self.programs, "xyz".index(axis)]
+        return np.repeat(places[:, None], 32, axis=1).astype(U4)
+
+    def nctaid(self, axis):
+        return self.all(self.machine.grid["xyz".index(axis)]).astype(U4)
+
+    def branch(self, condition, target, following):
+        every = condition.all(axis=1)
+        if (every != condition.any(axis=1)).any():
             raise Diverged("some lanes branch and some do not")
-        return False
+        return np.where(every, target, following)
+
+    def branch_or_look_again(self, condition, target, following):
+        """The end of a loop of relaxed looks: who stays in it may as well sleep before the next."""
+        ways = self.branch(condition, target, following)
+        self.state[self.programs[ways == following]] = ASLEEP
+        return ways
+
+    def look(self, where, active, here, following):
+        """Who would see what the last look saw may as well sleep."""
+        in_vain = np.array([
+            self.nothing_new(program, where[row] if active is None else where[row][active[row]])
+            for row, program in enumerate(self.programs)
+        ])  # fmt: skip
+        self.state[self.programs[in_vain]] = ASLEEP
+        return np.where(in_vain, here, following)
+
+    def nothing_new(self, program, addresses):
+        for address in addresses:
+            memory, at = self.machine.at(np.array([address]), U4)
+            if self.looked[program].get(int(address)) != memory[at[0]]:
+                return False
+        return len(addresses) > 0
 
     # Arithmetic
 
@@ -206,11 +290,16 @@ class Warp:
         sums += c
         return sums.astype(c.dtype)
 
+    def pack(self, low, high, kind):
+        both = np.empty((len(self.programs), 32, 2), dtype=low.dtype)
+        both[..., 0], both[..., 1] = low, high
+        return both.view(kind)[..., 0]
+
     @staticmethod
-    def pack(low, high, kind):
-        both = np.empty((32, 2), dtype=low.dtype)
-        both[:, 0], both[:, 1] = low, high
-        return both.view(kind)[:, 0]
+    def shuffle(value, lane):
+        if lane.ndim < 2:  # the same in all warps
+            return value[:, np.broadcast_to(lane, 32)]
+        return np.take_along_axis(value, lane.astype(np.int64), axis=1)
 
     @staticmethod
     def widen(bfloat16):
@@ -234,23 +323,26 @@ class Warp:
     @staticmethod
     def multiply(a, b, c):
         """C + A·B in float64; `c` four registers, (row, column) as in ROW_C and COLUMN_C."""
-        sums = (a.astype(np.float64) @ b)[ROW_C, COLUMN_C]
-        return (sums + c).astype(F4)
+        sums = (a.astype(np.float64) @ b)[:, ROW_C, COLUMN_C]
+        sums += np.stack(c, axis=1)
+        return sums.astype(F4).transpose(1, 0, 2)
 
     def multiply_tf32(self, a, b, c):
         keep = U4(0xFFFFE000)  # the sign, 8 bits of exponent and 10 of the mantissa
-        left, right = np.empty((16, 8), dtype=F4), np.empty((8, 8), dtype=F4)
-        left[ROW_A, TF32_K] = (np.array(a) & keep).view(F4)
-        right[TF32_B_K, GROUP] = (np.array(b) & keep).view(F4)
-        return self.multiply(left, right, np.array(c))
+        count = len(self.programs)
+        left, right = np.empty((count, 16, 8), dtype=F4), np.empty((count, 8, 8), dtype=F4)
+        left[:, ROW_A, TF32_K] = (np.stack(a, axis=1) & keep).view(F4)
+        right[:, TF32_B_K, GROUP] = (np.stack(b, axis=1) & keep).view(F4)
+        return self.multiply(left, right, c)
 
     def multiply_halves(self, a, b, c, widen):
         """Operands of 16 bits, two in a register."""
-        left, right = np.empty((16, 16), dtype=F4), np.empty((16, 8), dtype=F4)
-        a, b = widen(np.array(a).view(U2)), widen(np.array(b).view(U2))
-        left[ROW_A, HALF_K], left[ROW_A, HALF_K + 1] = a[:, 0::2], a[:, 1::2]
-        right[HALF_B_K, GROUP], right[HALF_B_K + 1, GROUP] = b[:, 0::2], b[:, 1::2]
-        return self.multiply(left, right, np.array(c))
+        count = len(self.programs)
+        left, right = np.empty((count, 16, 16), dtype=F4), np.empty((count, 16, 8), dtype=F4)
+        a, b = (widen(np.stack(part, axis=1).view(U2)) for part in (a, b))
+        left[:, ROW_A, HALF_K], left[:, ROW_A, HALF_K + 1] = a[..., 0::2], a[..., 1::2]
+        right[:, HALF_B_K, GROUP], right[:, HALF_B_K + 1, GROUP] = b[..., 0::2], b[..., 1::2]
+        return self.multiply(left, right, c)
 
     def multiply_bf16(self, a, b, c):
         return self.multiply_halves(a, b, c, self.widen)
@@ -258,143 +350,153 @@ class Warp:
     def multiply_f16(self, a, b, c):
         return self.multiply_halves(a, b, c, self.widen_half)
 
-    # Shared memory
+    # Memory
+
+    def active(self, active, *arrays):
+        """Of active lanes: their programs, and what is theirs of each array (rows, 32, ...)."""
+        if active is None:
+            active = np.ones((len(self.programs), 32), dtype=bool)
+        programs = np.repeat(self.programs[:, None], 32, axis=1)
+        return programs[active], *(array[active] for array in arrays)
 
     def load_shared(self, where, kind, count, active):
         size = np.dtype(kind).itemsize
-        lanes = LANES if active is None else np.flatnonzero(active)
-        out = np.zeros((32, count), dtype=kind)
-        if len(lanes):
-            where = where[lanes]
-            self.block.note_read(self.number, where, size * count)
-            out[lanes] = self.block.views[kind][(where // size)[:, None] + NEIGHBOURS[count]]
-        return np.ascontiguousarray(out.T)
+        programs, some = self.active(active, where)
+        out = np.zeros((len(self.programs), 32, count), dtype=kind)
+        if len(some):
+            self.shared.note_read(self.number, programs, some, size * count)
+            at = self.shared.at(programs, some, size * count) // size
+            found = self.shared.views[kind][at[:, None] + NEIGHBOURS[count]]
+            out[slice(None) if active is None else active] = (
+                found.reshape(out.shape) if active is None else found
+            )
+        return np.ascontiguousarray(out.transpose(2, 0, 1))
 
     def store_shared(self, where, kind, values, active):
         size, count = np.dtype(kind).itemsize, len(values)
-        lanes = LANES if active is None else np.flatnonzero(active)
-        if len(lanes):
-            where, memory = where[lanes], self.block.views[kind]
-            at = (where // size)[:, None] + NEIGHBOURS[count]
-            new = np.stack(values, axis=1)[lanes]
-            self.block.note_write(self.number, where, size * count, (memory[at] != new).any(axis=1))
+        programs, some, new = self.active(active, where, np.stack(values, axis=2))
+        if len(some):
+            memory = self.shared.views[kind]
+            at = self.shared.at(programs, some, size * count) // size
+            at = at[:, None] + NEIGHBOURS[count]
+            changes = (memory[at] != new).any(axis=1)
+            self.shared.note_write(self.number, programs, some, size * count, changes)
             memory[at] = new
 
+    def rows_of_matrices(self, where, count):
+        """Lane 8·m + r knows row r of matrix m: programs, addresses, places of 8 halves each."""
+        rows = np.ascontiguousarray(where[:, : 8 * count]).ravel()
+        programs = np.repeat(self.programs, 8 * count)
+        at = self.shared.at(programs, rows, 16) // 2
+        return programs, rows, at[:, None] + np.arange(8)
+
     def load_matrices(self, where, count, turned):
-        rows = where[: 8 * count]  # lane 8·m + r knows row r of matrix m
-        self.block.note_read(self.number, rows, 16)
-        halves = self.block.views[U2][(rows // U4(2))[:, None] + np.arange(8)]
-        halves = halves.reshape(count, 8, 8)
+        programs, rows, at = self.rows_of_matrices(where, count)
+        self.shared.note_read(self.number, programs, rows, 16)
+        halves = self.shared.views[U2][at].reshape(-1, count, 8, 8)
         if turned:
-            halves = halves.transpose(0, 2, 1)
-        return np.ascontiguousarray(halves).reshape(count, 64).view(U4)
+            halves = halves.transpose(0, 1, 3, 2)
+        words = np.ascontiguousarray(halves).reshape(-1, count, 64).view(U4)
+        return np.ascontiguousarray(words.transpose(1, 0, 2))
 
     def store_matrices(self, where, values, turned):
         count = len(values)
-        halves = np.stack(values).view(U2).reshape(count, 8, 8)
+        halves = np.stack(values, axis=1).view(U2).reshape(-1, count, 8, 8)
         if turned:
-            halves = halves.transpose(0, 2, 1)
-        rows, memory = where[: 8 * count], self.block.views[U2]
-        at = (rows // U4(2))[:, None] + np.arange(8)
-        new = halves.reshape(8 * count, 8)
-        self.block.note_write(self.number, rows, 16, (memory[at] != new).any(axis=1))
+            halves = halves.transpose(0, 1, 3, 2)
+        programs, rows, at = self.rows_of_matrices(where, count)
+        new, memory = halves.reshape(-1, 8), self.shared.views[U2]
+        changes = (memory[at] != new).any(axis=1)
+        self.shared.note_write(self.number, programs, rows, 16, changes)
         memory[at] = new
-
-    # Global memory
 
     def load_global(self, where, kind, count, active, acquire=False, relaxed=False):
         size = np.dtype(kind).itemsize
-        is_whole = active is None or bool(active.all())
-        lanes = LANES if is_whole else np.flatnonzero(active)
-        out = None if is_whole else np.zeros((32, count), dtype=kind)
-        if relaxed and self.looked_at is None:
-            self.looked_at = self.machine.changes
-        if len(lanes):
-            where = where if is_whole else where[lanes]
+        out = np.zeros((len(self.programs), 32, count), dtype=kind)
+        for some in self.machine.by_buffer(where, active):
+            programs, addresses = self.active(some, where)
             if acquire:
-                for address in set(where.tolist()):
-                    self.machine.atomic(self.block, address, "acquire")
+                for program, address in sorted(set(zip(programs.tolist(), addresses.tolist(),
+                                                       strict=True))):  # fmt: skip
+                    self.machine.atomic(program, address, "acquire")
             else:
-                self.machine.load(self.block, where, size * count, relaxed)
-            memory, at = self.machine.at(where, kind, count)
+                self.machine.load(programs, addresses, size * count, relaxed)
+            memory, at = self.machine.at(addresses, kind, count)
             if not (acquire or relaxed):
-                self.block.count_lines(at * size)
-            found = memory[at[:, None] + NEIGHBOURS[count]]
-            if is_whole:
-                out = found
-            else:
-                out[lanes] = found
+                self.shared.count_lines(programs, at * size)
+            out[some] = found = memory[at[:, None] + NEIGHBOURS[count]]
             if acquire:
-                self.looked.update(zip(where.tolist(), out[lanes, 0].tolist(), strict=True))
-        return np.ascontiguousarray(out.T)
-
-    def nothing_new(self, where, active):
-        """Whether a look would see what the last one saw, so that one may as well sleep."""
-        lanes = LANES if active is None else np.flatnonzero(active)
-        for address in where[lanes]:
-            memory, at = self.machine.at(np.array([address]), U4)
-            if self.looked.get(int(address)) != memory[at[0]]:
-                return False
-        return len(lanes) > 0
-
-    def saw_nothing_new(self):
-        """Where a loop of relaxed looks goes on: whether nothing has changed since the first look.
-
-        Then one may as well sleep before the next.
-        """
-        looked_at, self.looked_at = self.looked_at, None
-        return looked_at == self.machine.changes
+                for program, address, value in zip(programs, addresses, found[:, 0], strict=True):
+                    self.looked[program][int(address)] = int(value)
+        return np.ascontiguousarray(out.transpose(2, 0, 1))
 
     def store_global(self, where, kind, values, active, relaxed=False):
         size, count = np.dtype(kind).itemsize, len(values)
-        lanes = LANES if active is None else np.flatnonzero(active)
-        if len(lanes):
-            where = where[lanes]
-            new = np.stack(values, axis=1)[lanes]
-            memory, at = self.machine.at(where, kind, count)
-            at = at[:, None] + NEIGHBOURS[count]
-            # Where a tile is smaller than a program, several threads say the same.
-            if not relaxed or (memory[at] != new).any():
-                self.machine.store(self.block, where, size * count, relaxed)
-                memory[at] = new
-                self.machine.changes += relaxed
+        values = np.stack(values, axis=2)
+        for some in self.machine.by_buffer(where, active):
+            if relaxed:
+                # Where a tile is smaller than a program, several threads say the same.
+                memory, at = self.machine.at(where[some], kind, count)
+                changes = np.zeros((len(self.programs), 32), dtype=bool)
+                found = memory[at[:, None] + NEIGHBOURS[count]]
+                changes[some] = (found != values[some]).any(axis=1)
+                some &= changes.any(axis=1)[:, None]
+                self.machine.changes += int(changes.any(axis=1).sum())
+            programs, addresses, new = self.active(some, where, values)
+            if len(addresses):
+                self.machine.store(programs, addresses, size * count, relaxed)
+                memory, at = self.machine.at(addresses, kind, count)
+                memory[at[:, None] + NEIGHBOURS[count]] = new
 
     def add(self, where, value, active, order):
         """One after the other; returns what was there before."""
-        lanes = LANES if active is None else np.flatnonzero(active)
-        before = np.zeros(32, dtype=U4)
-        for lane in lanes:
-            self.machine.atomic(self.block, int(where[lane]), order)
-            memory, at = self.machine.at(where[lane : lane + 1], U4)
-            before[lane] = memory[at[0]]
-            memory[at[0]] += value[lane]
+        before = np.zeros((len(self.programs), 32), dtype=U4)
+        if active is None:
+            active = np.ones(before.shape, dtype=bool)
+        for row, lane in np.argwhere(active):
+            self.machine.atomic(self.programs[row], int(where[row, lane]), order)
+            memory, at = self.machine.at(where[row, lane : lane + 1], U4)
+            before[row, lane] = memory[at[0]]
+            memory[at[0]] += value[row, lane]
             self.machine.changes += 1
         return before
 
     # Asynchronous copies of 16 bytes: here they arrive when they are waited for, not earlier.
 
     def copy(self, to, source, size, active):
-        lanes = LANES if active is None else np.flatnonzero(active)
-        if len(lanes):
-            self.block.note_write(self.number, to[lanes], 16)
-            self.copies[-1].append((to[lanes], source[lanes], size[lanes]))
+        programs, to, source, size = self.active(active, to, source, size)
+        if len(to):
+            self.shared.note_write(self.number, programs, to, 16)
+            self.copies.append((programs, to, source, size, self.groups[programs]))
 
     def commit(self):
-        self.copies.append([])
+        self.groups[self.programs] += 1
 
     def wait_group(self, left):
-        """All but the last `left` groups have arrived."""
-        while len(self.copies) - 1 > left:
-            for to, source, size in self.copies.pop(0):
-                self.block.note_write(self.number, to, 16)
-                piece = np.zeros((len(to), 4), dtype=U4)  # what is not copied is zero
-                some = np.flatnonzero(size)
-                if len(some):
-                    assert (size[some] == 16).all()
-                    self.machine.load(self.block, source[some], 16)
-                    memory, at = self.machine.at(source[some], U4, 4)
-                    piece[some] = memory[at[:, None] + np.arange(4)]
-                self.block.views[U4][(to // U4(4))[:, None] + np.arange(4)] = piece
+        """All but the last `left` groups of these warps have arrived."""
+        arrived = np.full(len(self.everybody), -1)  # of others nothing
+        arrived[self.programs] = self.groups[self.programs] - left
+        under_way = []
+        for copy in self.copies:
+            programs, *_, group = copy
+            is_over = group < arrived[programs]
+            if is_over.any():
+                self.deliver(*(part[is_over] for part in copy[:-1]))
+            if not is_over.all():
+                under_way.append(tuple(part[~is_over] for part in copy))
+        self.copies = under_way
+
+    def deliver(self, programs, to, source, size):
+        self.shared.note_write(self.number, programs, to, 16)
+        pieces = np.zeros((len(to), 4), dtype=U4)  # what is not copied is zero
+        assert np.isin(size, (0, 16)).all()
+        for some in self.machine.by_buffer(source[:, None], (size == 16)[:, None]):
+            some = some[:, 0]
+            self.machine.load(programs[some], source[some], 16)
+            memory, at = self.machine.at(source[some], U4, 4)
+            pieces[some] = memory[at[:, None] + NEIGHBOURS[4]]
+        at = self.shared.at(programs, to, 16) // 4
+        self.shared.views[U4][at[:, None] + NEIGHBOURS[4]] = pieces
 
 
 def storage_views(storage):
@@ -409,24 +511,51 @@ def storage_views(storage):
 class Machine:
     """One launch: its programs, the memory behind its arguments, who goes on next."""
 
-    def __init__(self, code, constants, launch, parameters, tensors, seed, watch):
+    def __init__(self, code, program, launch, parameters, tensors, seed, watch):
         self.grid, self.parameters, self.launch = launch.grid, parameters, launch
-        self.choose = random.Random(seed)
+        self.choose, self.random = random.Random(seed), np.random.default_rng(seed)
         places = [
             (x, y, z)
             for z in range(self.grid[2]) for y in range(self.grid[1]) for x in range(self.grid[0])
         ]  # fmt: skip
+        self.places = np.array(places)
         self.memory = Memory([f"program {place}" for place in places], tensors) if watch else None
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors.values()}
-        self.buffers = [storage_views(storage) for storage in storages.values()]
-        names = KINDS | {"RUNNING": RUNNING, "BARRIER": BARRIER, "ASLEEP": ASLEEP} | constants
+        self.buffers = [storage_views(storages[start]) for start in sorted(storages)]
+        self.starts = np.array([start for start, _, _ in self.buffers], dtype=U8)
+        self.ends = np.array([end for _, end, _ in self.buffers], dtype=U8)
+        constants = {
+            name: np.array([bits], dtype=f"u{KINDS[kind]().itemsize}").view(KINDS[kind])[0]
+            for name, (kind, bits) in program.constants.items()
+        }
+        names = KINDS | constants
         exec(code, names)  # our own translation of what Triton compiled
-        self.blocks = [Block(number, place, launch) for number, place in enumerate(places)]
-        self.warps = [Warp(self, block, n) for block in self.blocks for n in range(launch.warps)]
-        for warp in self.warps:
-            warp.code = names["run"](warp)
+        self.pieces = names["PIECES"]
+        self.shared = Shared(places, launch)
+        # In a single crew nobody would be ahead, and a barrier left out would not show.
+        self.crew = self.random.integers(CREWS, size=len(places))
+        self.teams = [Team(self, number, program.registers) for number in range(launch.warps)]
+        self.waiting = np.zeros(len(places), dtype=np.int64)
         self.changes = 0  # of counters, and of what is written for those who poll it
-        self.speeds = [self.choose.choice((1, 1, 4, 16)) for _ in self.blocks]
+
+    def by_buffer(self, where, active):
+        """Masks of active lanes, (rows, lanes), one for each buffer that they access.
+
+        What a warp accesses is said by its first lane. Raises IndexError.
+        """
+        if active is None:
+            active = np.ones(where.shape, dtype=bool)
+        is_active = active.any(axis=1)
+        if not is_active.any():
+            return
+        first = where[np.arange(len(where)), active.argmax(axis=1)]
+        number = np.searchsorted(self.starts, first, side="right") - 1
+        for buffer in np.unique(number[is_active]):
+            rows = number == buffer
+            if buffer < 0 or (first[rows & is_active] >= self.ends[buffer]).any():
+                lost = first[rows & is_active].max()
+                raise IndexError(f"{int(lost):#x} lies in none of the buffers")
+            yield active & rows[:, None]
 
     def at(self, where, kind, count=1):
         """The memory that an address lies in and the elements in it; `count` are accessed at each.
@@ -440,17 +569,17 @@ class Machine:
                 return views[kind], (where - U8(start)).astype(np.int64) // np.dtype(kind).itemsize
         raise IndexError(f"{first:#x} lies in none of the buffers")
 
-    def load(self, block, where, size, relaxed=False):
+    def load(self, programs, where, size, relaxed=False):
         if self.memory:
-            self.memory.load(block.number, where, size, relaxed)
+            self.memory.load(programs, where, size, relaxed)
 
-    def store(self, block, where, size, relaxed=False):
+    def store(self, programs, where, size, relaxed=False):
         if self.memory:
-            self.memory.store(block.number, where, size, relaxed)
+            self.memory.store(programs, where, size, relaxed)
 
-    def atomic(self, block, address, order):
+    def atomic(self, program, address, order):
         if self.memory:
-            self.memory.atomic(block.number, address, order)
+            self.memory.atomic(program, address, order)
 
     def run(self):
         """Until everybody is done.
@@ -458,51 +587,80 @@ class Machine:
         A warp that looks in vain sleeps: at the latest until nobody else can go on, and one or the
         other is woken earlier, most of the time to look in vain once more.
         """
-        ready, asleep = list(self.warps), []
         changes = -1  # when everybody was woken last
-        while ready or asleep:
-            if asleep and ready and self.choose.random() < 0.01:
-                ready.append(asleep.pop(self.choose.randrange(len(asleep))))
-            if not ready:
-                if self.changes == changes:
-                    places = sorted({warp.block.place for warp in asleep})
-                    raise Hang(f"{self.launch.kernel}: programs {places} wait for ever")
-                changes = self.changes
-                ready, asleep = ready + asleep, []
-            place = self.choose.randrange(len(ready))
-            warp = ready[place]
-            if self.choose.random() * 16 > self.speeds[warp.block.number] + 2:
+        while True:
+            if self.choose.random() < 0.002:
+                self.wake_somebody()
+            if self.let_go_on():
                 continue
-            for _ in range(self.choose.choice((1, 1, 3, 30))):
-                self.launch.steps += 1
-                state = next(warp.code, OVER)
-                if state != RUNNING:
-                    break
-            if state == RUNNING:
-                continue
-            ready[place] = ready[-1]
-            ready.pop()
-            if state == ASLEEP:
-                asleep.append(warp)
-            elif state == BARRIER:
-                ready += self.arrive(warp)
-        behind = [block.place for block in self.blocks if block.waiting]
+            if not any((team.state == ASLEEP).any() for team in self.teams):
+                break
+            if self.changes == changes:
+                asleep = np.any([team.state == ASLEEP for team in self.teams], axis=0)
+                places = sorted(map(tuple, self.places[asleep].tolist()))
+                raise Hang(f"{self.launch.kernel}: programs {places} wait for ever")
+            changes = self.changes
+            for team in self.teams:
+                team.state[team.state == ASLEEP] = READY
+        behind = self.places[self.waiting > 0].tolist()
         if behind:
             raise Hang(f"{self.launch.kernel}: warps of {behind} wait at a barrier for ever")
 
-    def arrive(self, warp):
-        """At the program's barrier; returns who may go on."""
-        block = warp.block
-        block.waiting += 1
-        if block.waiting < block.warps:
-            return []
-        block.waiting = 0
-        block.epoch += 1
-        block.readers.fill(0)
+    def wake_somebody(self):
+        team, crew = self.choose.choice(self.teams), self.choose.randrange(CREWS)
+        team.state[(team.state == ASLEEP) & (self.crew == crew)] = READY
+
+    def let_go_on(self):
+        """One crew of a team, for some steps; False if nobody can.
+
+        Crews have an order: mostly a later one gets only what the earlier ones leave it while they
+        wait, and so they drift as far apart as the waits allow.
+        """
+        crews = list(range(CREWS))
+        if self.choose.random() < 0.1:
+            self.choose.shuffle(crews)
+        for crew in crews:
+            crowds = [self.crowd(team, crew) for team in self.teams]
+            if not any(crowds):
+                continue
+            most = self.choose.choice([t for t, size in enumerate(crowds) if size == max(crowds)])
+            for _ in range(self.choose.choice((1, 1, 3, 30))):
+                self.go_on(self.teams[most], crew)
+            return True
+        return False
+
+    def ready(self, team, crew):
+        return np.flatnonzero((team.state == READY) & (self.crew == crew))
+
+    def crowd(self, team, crew):
+        """How many are at the place where most of those are who could go on."""
+        ready = self.ready(team, crew)
+        return np.bincount(team.place[ready]).max() if len(ready) else 0
+
+    def go_on(self, team, crew):
+        """Where most are, most of the time: others catch up while those wait."""
+        ready = self.ready(team, crew)
+        if not len(ready):
+            return
+        places = team.place[ready]
+        crowd = np.bincount(places).argmax()
+        place = crowd if self.choose.random() < 0.98 else self.choose.choice(places)
+        self.launch.steps += 1
+        team.step(ready[places == place], self.pieces[place])
+
+    def arrive(self, team):
+        """At the barriers of their programs; those of which all warps are there may go on."""
+        team.state[team.programs] = BARRIER
+        self.waiting[team.programs] += 1
+        complete = team.programs[self.waiting[team.programs] == self.launch.warps]
+        if not len(complete):
+            return
+        self.waiting[complete] = 0
+        self.shared.epoch[complete] += 1
         if self.memory:
-            self.memory.barrier(block.number)
-        first = block.number * block.warps
-        return self.warps[first : first + block.warps]
+            self.memory.barrier(complete)
+        for each in self.teams:
+            each.state[complete] = READY
 
 
 class Driver:
@@ -514,7 +672,7 @@ class Driver:
         self.target = GPUTarget("cuda", int(chip.removeprefix("sm_")), 32)
         self.utils = self  # Triton keeps loading and asking there
         self.launches = []
-        self.translated = {}  # PTX -> code, constants
+        self.translated = {}  # PTX -> code, program
 
     def get_current_device(self):
         return self.target.arch  # Triton keeps what it has compiled by device: one for each chip
@@ -556,17 +714,13 @@ class Driver:
         self.launches.append(launch)
         self.check_fits(launch)
         code, program = self.translation(kernel.asm["ptx"])
-        constants = {
-            name: np.array([bits], dtype=f"u{KINDS[kind]().itemsize}").view(KINDS[kind])[0]
-            for name, (kind, bits) in program.constants.items()
-        }
         tensors = {name: value for name, value in arguments.items() if hasattr(value, "data_ptr")}
         kept = [arguments[name] for name, kind in source.signature.items() if kind != "constexpr"]
         parameters = [value.data_ptr() if hasattr(value, "data_ptr") else value for value in kept]
         parameters += [0] * (len(program.parameters) - len(parameters))  # Triton's scratch memory
         with np.errstate(all="ignore"):
             Machine(
-                code, constants, launch, parameters, tensors, self.seed + len(self.launches),
+                code, program, launch, parameters, tensors, self.seed + len(self.launches),
                 self.watch,
             ).run()  # fmt: skip
 

@@ -1,10 +1,13 @@
-"""PTX, the assembly that Triton hands to NVIDIA's assembler, as a Python function of one warp.
+"""PTX, the assembly that Triton hands to NVIDIA's assembler, as Python functions of some warps.
 
-    source = translate(ptx).source       # def run(w): a generator, see `emulated_gpu.Warp`
+    source = translate(ptx).source       # def piece_0(w): ... PIECES: see `emulated_gpu.Team`
 
-A register is an array of 32, one element a lane. The 32 lanes of a warp go in step, so a branch
-that only some of them take cannot be followed: that raises Diverged when it happens. A generator
-gives control back before each access to global memory and at each barrier of the program.
+A register is an array of (warps, 32), one element a lane: many warps that are at the same place
+take a step together, because a step of numpy costs a thousand numbers little more than thirty. The
+32 lanes of a warp go in step, so a branch that only some of them take cannot be followed: that
+raises Diverged when it happens. A piece ends before each access to global memory, at each barrier
+of the program and at branches, and returns the number of the piece that comes next. What later
+pieces read of its registers is kept in `w.registers`.
 
 Only what Triton makes of this project's kernels is understood; anything else raises Unknown, with
 the line. Arithmetic is IEEE float32, a fused multiply-add rounds once; `ex2.approx` and `div.full`
@@ -33,7 +36,8 @@ COMPUTES = {
     "b32": "U4", "b64": "U8", "f16": "F2", "f16x2": "F2x2", "f32": "F4", "f32x2": "F4x2",
 }  # fmt: skip
 REGISTER = re.compile(r"%(?:p|rs|rd|r|f|fd)\d+")
-SPECIAL = re.compile(r"%(?:tid|ctaid|nctaid)\.[xyz]")
+SPECIAL = re.compile(r"%(tid|ctaid|nctaid)\.([xyz])")
+NAME = re.compile(r"\b(?:p|rs|rd|r|f|fd)\d+\b")  # a register, in Python
 
 
 @dataclass
@@ -54,6 +58,7 @@ class Program:
     name: str
     parameters: list[int] = field(default_factory=list)
     constants: dict = field(default_factory=dict)
+    registers: dict = field(default_factory=dict)  # name -> what it is at rest
     source: str = ""
 
 
@@ -169,8 +174,8 @@ class Translator:
         """An expression for an operand as an array, or a scalar constant, of this kind."""
         if REGISTER.fullmatch(operand):
             return recast(operand[1:], self.kind_of(operand), kind)
-        if SPECIAL.fullmatch(operand):
-            return f"w.{operand[1:].replace('.', '_')}" + ("" if kind == "U4" else f".view({kind})")
+        if special := SPECIAL.fullmatch(operand):
+            return f"w.{special[1]}('{special[2]}')" + ("" if kind == "U4" else f".view({kind})")
         if operand == "global_smem":
             return self.constant(0, kind)
         if operand.startswith("0f"):
@@ -208,62 +213,122 @@ class Translator:
         return where if int(offset or 0) == 0 else f"{where} + {self.constant(int(offset), kind)}"
 
     def translate(self):
-        blocks, labels = [[]], {}
-        for line in self.lines:
-            if isinstance(line, str):
-                if blocks[-1]:
-                    blocks.append([])
-                labels[line] = len(blocks) - 1
-            else:
-                blocks[-1].append(line)
-                if line.opcode[0] == "bra":
-                    blocks.append([])
-        source = ["def run(w):"]
-        # What nobody writes, and what a guarded instruction may leave as it was: anything.
-        for register in sorted(self.unwritten()):
-            source.append(f"    {register[1:]} = w.anything({self.kind_of(register)})")
-        # An empty kernel never yields, and is a generator all the same.
-        source += ["    yield from ()", "    pc = 0", "    while True:"]
-        for number, block in enumerate(blocks):
-            source.append(f"        if pc == {number}:")
+        pieces, labels = self.pieces()
+        bodies, ways = [], []  # of each piece: its lines, the last of which returns; who may follow
+        for number, piece in enumerate(pieces):
             self.out = []
-            for line in block:
-                if line.opcode[0] == "bra":
-                    target = labels[line.operands[0]]
-                    if line.guard:
-                        self.emit(f"if w.uniform({self.guard(line)}):")
-                        self.emit(f"    pc = {target}")
-                        self.emit("    continue")
-                        if line.operands[0].startswith(
-                            "$local"
-                        ):  # the way out of a loop that polls
-                            self.emit("if w.saw_nothing_new():")
-                            self.emit("    yield ASLEEP")
-                    else:
-                        self.emit(f"pc = {target}")
-                        self.emit("continue")
-                elif line.opcode[0] == "ret":
-                    self.emit("return")
-                else:
-                    self.instruction(line)
-            if not block or block[-1].opcode not in (["bra", "uni"], ["ret"]):
-                self.emit(f"pc = {number + 1}")
-            source += ["            " + text for text in self.out]
+            following = self.piece(piece, number, labels)
+            bodies.append(self.out)
+            ways.append(following)
+        source = []
+        for number, (body, needed) in enumerate(zip(bodies, self.live(bodies, ways), strict=True)):
+            source += self.function(number, body, needed)
+        source.append(f"PIECES = [{', '.join(f'piece_{n}' for n in range(len(bodies)))}]")
         self.program.source = "\n".join(source) + "\n"
         return self.program
 
-    def unwritten(self):
-        """Registers that are read and written nowhere, or under a guard."""
-        code = [line for line in self.lines if not isinstance(line, str)]
-        named = {r for i in code for r in REGISTER.findall(" ".join(i.operands))}
-        written = {
-            r for i in code if not i.guard and i.opcode[0] not in ("st", "bar", "bra", "red")
-            for r in REGISTER.findall(" ".join(i.operands[:1]))
-        }  # fmt: skip
-        return named - written | {
-            r for i in code if i.guard and i.opcode[0] not in ("st", "bar", "bra", "red", "cp")
-            for r in REGISTER.findall(" ".join(i.operands[:1]))
-        }  # fmt: skip
+    def pieces(self):
+        """The code cut where others may go on meanwhile; label -> number of the piece there."""
+        pieces, labels = [[]], {}
+        for line in self.lines:
+            if isinstance(line, str):
+                if pieces[-1]:
+                    pieces.append([])
+                labels[line] = len(pieces) - 1
+                continue
+            is_look = line.opcode[0] == "ld" and "acquire" in line.opcode
+            if pieces[-1] and (is_look or self.touches_global_memory(line)):
+                pieces.append([])
+            if is_look:  # looked at first, in a piece of its own that is begun anew after sleep
+                pieces += [[]]
+                pieces[-2].append(("look", line))
+            pieces[-1].append(line)
+            if line.opcode[0] in ("bra", "ret") or self.is_barrier(line):
+                pieces.append([])
+        return pieces, labels
+
+    def touches_global_memory(self, i):
+        if i.opcode[0] in ("ld", "st"):
+            return i.opcode[1] != "param" and self.space_of(i) == "global"
+        return i.opcode[0] in ("atom", "red") or (i.opcode[0] == "cp" and "global" in i.opcode)
+
+    @staticmethod
+    def is_barrier(i):
+        return i.opcode[:2] == ["bar", "sync"] and i.operands == ["0"]
+
+    def piece(self, lines, number, labels):
+        """Emits a piece of code; returns the pieces that may follow."""
+        for line in lines:
+            if isinstance(line, tuple):
+                where = self.address(line[1].operands[1], "U8")
+                guard = self.guard(line[1])
+                self.emit(f"return w.look({where}, {guard}, {number}, {number + 1})")
+                return [number, number + 1]
+            if line.opcode[0] == "bra":
+                label = line.operands[0]
+                target = labels[label]
+                if not line.guard:
+                    self.emit(f"return {target}")
+                    return [target]
+                # The way out of a loop that polls is a label of PTX written by hand.
+                how = "branch_or_look_again" if label.startswith("$local") else "branch"
+                self.emit(f"return w.{how}({self.guard(line)}, {target}, {number + 1})")
+                return [target, number + 1]
+            if line.opcode[0] == "ret":
+                self.emit("return w.end()")
+                return []
+            if self.is_barrier(line):
+                self.emit(f"return w.barrier({number + 1})")
+                return [number + 1]
+            self.instruction(line)
+        self.emit(f"return {number + 1}")
+        return [number + 1]
+
+    @staticmethod
+    def reads_and_writes(line):
+        """The registers in a line of Python: `r3 = r1 + r2`, `w.store_global(rd1, ...)`."""
+        to, equals, value = line.partition(" = ")
+        if equals and NAME.fullmatch(to):
+            return set(NAME.findall(value)), {to}
+        return set(NAME.findall(line)), set()
+
+    def live(self, bodies, ways):
+        """Of each piece: what it reads before it writes, what it writes that others read."""
+        first, written = [], []
+        for body in bodies:
+            first.append(set())
+            written.append(set())
+            for line in body:
+                reads, writes = self.reads_and_writes(line)
+                first[-1] |= reads - written[-1]
+                written[-1] |= writes
+        before = [set(reads) for reads in first]  # alive where a piece begins
+        after = [set() for _ in bodies]
+        has_changed = True
+        while has_changed:
+            has_changed = False
+            for number in reversed(range(len(bodies))):
+                for way in ways[number]:
+                    if way < len(bodies):
+                        after[number] |= before[way]
+                alive = first[number] | (after[number] - written[number])
+                has_changed |= len(alive) > len(before[number])
+                before[number] = alive
+        return [(f, w, w & a) for f, w, a in zip(first, written, after, strict=True)]
+
+    def function(self, number, body, needed):
+        """The lines of a piece, with registers fetched before and kept after it."""
+        first, written, kept = needed
+        for register in sorted(first | kept):
+            self.program.registers[register] = self.kind_of(f"%{register}")
+        lines = [f"def piece_{number}(w):", "    f, rows = w.registers, w.rows"]
+        for register in sorted(first):
+            # All rows are a view, and what is kept below must not change what was read here.
+            copy = ".copy()" if register in written else ""
+            lines.append(f"    {register} = f['{register}'][rows]{copy}")
+        lines += [f"    {line}" for line in body[:-1]]
+        lines += [f"    f['{register}'][rows] = {register}" for register in sorted(kept)]
+        return [*lines, f"    {body[-1]}"]
 
     def instruction(self, i):
         method = getattr(self, f"do_{i.opcode[0]}", None)
@@ -411,7 +476,7 @@ class Translator:
         compared = f"{a} {operator[i.opcode[1]]} {b}"
         if "|" in i.operands[0]:  # two predicates, of the lower and of the upper half
             for place, register in enumerate(i.operands[0].split("|")):
-                self.write(i, register, f"({compared})[{place}::2]", "B")
+                self.write(i, register, f"({compared})[:, {place}::2]", "B")
         else:
             self.write(i, i.operands[0], compared, "B")
 
@@ -432,7 +497,9 @@ class Translator:
         elif to.startswith("{"):
             kind, narrow = ("U4", "U2") if i.opcode[-1] == "b32" else ("U8", "U4")
             for place, half in enumerate(split_operands(to.strip("{}"))):
-                self.write(i, half, f"{self.read(what, kind)}.view({narrow})[{place}::2]", narrow)
+                self.write(
+                    i, half, f"{self.read(what, kind)}.view({narrow})[:, {place}::2]", narrow
+                )
         else:
             kind = "B" if i.opcode[-1] == "pred" else f"U{int(i.opcode[-1][1:]) // 8}"
             value = self.read(what, kind)
@@ -472,15 +539,15 @@ class Translator:
         if i.opcode[2] not in ("bfly", "idx") or (width, members) != ("31", "-1"):
             raise Unknown(i.text)
         a, lane = self.read(source, "U4"), self.read(lane, "U4")
-        lane = f"w.lanes ^ {lane}" if i.opcode[2] == "bfly" else f"(w.lanes & 0) + {lane} % 32"
-        self.write(i, i.operands[0], f"{a}[{lane}]", "U4")
+        lane = f"w.lanes ^ {lane}" if i.opcode[2] == "bfly" else f"{lane} % 32"
+        self.write(i, i.operands[0], f"w.shuffle({a}, {lane})", "U4")
 
     def do_vote(self, i):
         """`vote.sync.any.pred to, from, 0xffffffff`."""
         to, source, members = i.operands
         if i.opcode[2:] != ["any", "pred"] or members != "0xffffffff":
             raise Unknown(i.text)
-        self.write(i, to, f"w.all({source[1:]}.any())", "B")
+        self.write(i, to, f"w.any({source[1:]})", "B")
 
     # Memory
 
@@ -504,11 +571,6 @@ class Translator:
         space = self.space_of(i)
         guard = self.guard(i)
         where = self.address(i.operands[1], "U8" if space == "global" else "U4")
-        if "acquire" in i.opcode:
-            self.emit(f"while w.nothing_new({where}, {guard}):")
-            self.emit("    yield ASLEEP")
-        if space == "global":
-            self.emit("yield RUNNING")
         order = next((f", {how}=True" for how in ("acquire", "relaxed") if how in i.opcode), "")
         self.emit(f"t = w.load_{space}({where}, {kind}, {count}, {guard}{order})")
         for place, register in enumerate(split_operands(i.operands[0].strip("{} "))):
@@ -521,8 +583,6 @@ class Translator:
         values = ", ".join(
             self.read(operand, kind) for operand in split_operands(i.operands[1].strip("{} "))
         )
-        if space == "global":
-            self.emit("yield RUNNING")
         order = ", relaxed=True" if "relaxed" in i.opcode else ""
         self.emit(f"w.store_{space}({where}, {kind}, ({values},), {self.guard(i)}{order})")
 
@@ -541,7 +601,6 @@ class Translator:
         )
         if "add" not in i.opcode:
             raise Unknown(i.text)
-        self.emit("yield RUNNING")
         value = self.read(what, "U4")
         self.emit(f"t = w.add({self.address(where, 'U8')}, {value}, {self.guard(i)}, {order!r})")
 
@@ -556,13 +615,10 @@ class Translator:
             if int(i.operands[2], 0) != 16:
                 raise Unknown(i.text)
             size = self.read(i.operands[3], "U4") if len(i.operands) > 3 else "w.all(U4(16))"
-            self.emit("yield RUNNING")
             self.emit(f"w.copy({to}, {source}, {size}, {self.guard(i)})")
 
     def do_bar(self, i):
-        if i.opcode[1] == "sync" and i.operands == ["0"]:
-            self.emit("yield BARRIER")
-        elif i.opcode[1] != "warp":  # the lanes of a warp go in step
+        if i.opcode[1] != "warp":  # the lanes of a warp go in step
             raise Unknown(i.text)
 
     def do_ldmatrix(self, i):

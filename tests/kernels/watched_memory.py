@@ -47,6 +47,7 @@ class Buffer:
     writer: np.ndarray  # (elements,), -1: nobody in this launch
     written: np.ndarray  # (elements,), the writer's clock
     read: np.ndarray  # (programs, elements), each reader's clock
+    is_read: np.ndarray  # (elements,), by anybody: most of what is written is not
     relaxed: np.ndarray  # (elements,), whether it was written by a relaxed store
     is_written: bool = False  # at all: most are not
 
@@ -56,6 +57,9 @@ class Memory:
 
     programs   their names
     tensors    name -> tensor; those that share a storage are one buffer
+
+    Who accesses is one program, or an array with the program of each address: then all of them
+    access at once.
     """
 
     def __init__(self, programs, tensors):
@@ -75,79 +79,87 @@ class Memory:
                 " = ".join(names), start, itemsize,
                 np.full(size // itemsize, -1), np.zeros(size // itemsize, dtype=np.int64),
                 np.zeros((count, size // itemsize), dtype=np.int32),
-                np.zeros(size // itemsize, dtype=bool),
+                np.zeros(size // itemsize, dtype=bool), np.zeros(size // itemsize, dtype=bool),
             )
             for start, (names, size, itemsize) in storages.items()
         ]  # fmt: skip
 
     def find(self, program, addresses, what, size=None):
-        """The buffer that all addresses lie in, and their elements.
+        """The buffer that all addresses lie in, their elements, and who accesses each of them.
 
         `size` is the bytes at each address, one element if it is not given.
         """
-        first = int(addresses[0])
+        first, name = int(addresses[0]), self.names[np.ravel(program)[0]]
         for buffer in self.buffers:
             end = buffer.start + len(buffer.writer) * buffer.itemsize
             if not buffer.start <= first < end:
                 continue
             at = (addresses.astype(np.int64) - buffer.start) // buffer.itemsize
+            by = np.broadcast_to(program, at.shape)
             if size is not None and size > buffer.itemsize:
-                at = (at[:, None] + np.arange(size // buffer.itemsize)).ravel()
+                each = size // buffer.itemsize
+                at, by = (at[:, None] + np.arange(each)).ravel(), np.repeat(by, each)
             outside = at.view(np.uint64) >= len(buffer.writer)  # before the first one, too
             if outside.any():
+                name = self.names[by[outside][0]]
                 raise OutOfBounds(
-                    f"{self.names[program]} {what} {outside.sum()} elements outside of "
+                    f"{name} {what} {outside.sum()} elements outside of "
                     f"{buffer.name}, element {at[outside].min()} for one"
                 )
-            return buffer, at
-        raise OutOfBounds(f"{self.names[program]} {what} an address in none of the buffers")
+            return buffer, at, by
+        raise OutOfBounds(f"{name} {what} an address in none of the buffers")
 
-    def _check(self, program, buffer, at, clocks, other, what):
-        """Raises Race if `other`'s accesses at `clocks` are not known to be over."""
-        unordered = clocks > self.clocks[program, other]
+    def _check(self, by, buffer, at, others, clocks, what):
+        """Raises Race if what `others` did at `clocks` is not known to be over; -1 is nobody."""
+        unordered = (others != -1) & (others != by) & (clocks > self.clocks[by, others])
         if unordered.any():
+            one = unordered.argmax()
             raise Race(
-                f"{self.names[program]} {what} element {at[unordered][0]} of {buffer.name}, "
-                f"which nothing orders after what {self.names[other]} does to it"
+                f"{self.names[by[one]]} {what} element {at[one]} of {buffer.name}, "
+                f"which nothing orders after what {self.names[others[one]]} does to it"
             )
 
     def load(self, program, addresses, size=None, relaxed=False):
-        buffer, at = self.find(program, addresses, "reads", size)
+        buffer, at, by = self.find(program, addresses, "reads", size)
         if buffer.is_written:
             writers = buffer.writer[at]
             if relaxed:
                 writers = np.where(buffer.relaxed[at], -1, writers)
-            for other in set(writers.tolist()) - {-1, program}:
-                by = at[writers == other]
-                self._check(program, buffer, by, buffer.written[by], other, "reads")
+            self._check(by, buffer, at, writers, buffer.written[at], "reads")
         if not relaxed:
-            buffer.read[program, at] = self.clocks[program, program]
+            buffer.read[by, at] = self.clocks[by, by]
+            buffer.is_read[at] = True
 
     def store(self, program, addresses, size=None, relaxed=False):
-        buffer, at = self.find(program, addresses, "writes", size)
+        buffer, at, by = self.find(program, addresses, "writes", size)
         if relaxed and (buffer.writer[at] != -1).any():
             raise Race(
-                f"{self.names[program]} writes element {at[buffer.writer[at] != -1][0]} of "
+                f"{self.names[by[0]]} writes element {at[buffer.writer[at] != -1][0]} of "
                 f"{buffer.name} for others to see, but not for the first time"
             )
-        clocks = buffer.read[:, at]
-        late = (clocks > self.clocks[program][:, None]).any(axis=1)
-        for other in np.flatnonzero(late):
-            if other != program:
-                self._check(program, buffer, at, clocks[other], other, "overwrites")
-        writers = buffer.writer[at]
-        for other in set(writers.tolist()) - {-1, program}:
-            by = at[writers == other]
-            self._check(program, buffer, by, buffer.written[by], other, "overwrites")
+        some = np.flatnonzero(buffer.is_read[at])
+        if len(some):
+            for other in range(len(self.names)):
+                clocks = buffer.read[other, at[some]]
+                who = np.full(len(some), other)
+                self._check(by[some], buffer, at[some], who, clocks, "overwrites")
+        self._check(by, buffer, at, buffer.writer[at], buffer.written[at], "overwrites")
         buffer.is_written = True
-        buffer.writer[at] = program
-        buffer.written[at] = self.clocks[program, program]
+        buffer.writer[at] = by
+        together = buffer.writer[at] != by
+        if together.any():
+            one, others = together.argmax(), buffer.writer[at]
+            raise Race(
+                f"{self.names[by[one]]} writes element {at[one]} of {buffer.name} "
+                f"while {self.names[others[one]]} does"
+            )
+        buffer.written[at] = self.clocks[by, by]
         buffer.relaxed[at] = relaxed
 
     def barrier(self, program):
-        """Among the threads of one program."""
-        np.maximum(self.clocks[program], self.heard[program], out=self.clocks[program])
-        self.published[program] = self.clocks[program]
+        """Among the threads of a program, or of each of some."""
+        clocks = np.maximum(self.clocks[program], self.heard[program])
+        self.clocks[program] = self.published[program] = clocks
         self.clocks[program, program] += 1
 
     def atomic(self, program, address, order):
