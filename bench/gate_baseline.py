@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from bench.gate import (
     INVALID,
@@ -31,7 +30,7 @@ from bench.gate import (
 from bench.gate_decision import BETTER, ERROR, SAME, WORSE, classify
 from bench.ranking import TORCH_NN, Case, Report
 from bench.ranking import Workload as RankedWorkload
-from bench.statistics import BLOCKS, Ratio, speedup
+from bench.statistics import BLOCKS, Ratio, speedup, t_quantile
 
 MIN_TURNS = 5
 """Fewer turns with the reference say too little about spread."""
@@ -292,7 +291,7 @@ def _speed(
     error = math.hypot(*errors)
     centre = math.log(ratios[0].ratio / ratios[1].ratio)
     freedom = _welch_freedom(errors, [ratio.pairs for ratio in ratios])
-    quantile = float(stats.t.ppf(1 - ERROR / 2 / max(compared, 1), freedom))
+    quantile = t_quantile(1 - ERROR / 2 / max(compared, 1), freedom)
     low, high = centre - quantile * error, centre + quantile * error
     word = SPEED.word(str(classify(np.array(low), np.array(high), math.log1p(threshold))))
     return Comparison(
@@ -321,7 +320,7 @@ def _reference(found: Found) -> Case | None:
 
 def _standard_error(ratio: Ratio) -> float:
     """Of the mean log, from its 95 % t interval."""
-    return math.log(ratio.high / ratio.low) / 2 / float(stats.t.ppf(0.975, ratio.pairs - 1))
+    return math.log(ratio.high / ratio.low) / 2 / t_quantile(0.975, ratio.pairs - 1)
 
 
 def _welch_freedom(errors: Sequence[float], counts: Sequence[int]) -> float:

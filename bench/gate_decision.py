@@ -25,7 +25,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special
+
+from bench.statistics import t_quantile
 
 LOOKS = (6, 10, 14, 20)
 """After how many pairs the gate looks, and decides where it can."""
@@ -81,7 +83,7 @@ def estimate(logs: np.ndarray, error: float) -> Estimate:
     centre = kept.mean(axis=-1)
     pulled_in = np.clip(ordered, kept[..., :1], kept[..., -1:])
     spread = pulled_in.std(axis=-1, ddof=1) / (1 - 2 * held / count)
-    reach = stats.t.ppf(1 - error / 2, degrees_of_freedom(count)) * spread / math.sqrt(count)
+    reach = t_quantile(1 - error / 2, degrees_of_freedom(count)) * spread / math.sqrt(count)
     return Estimate(centre, centre - reach, centre + reach)
 
 
@@ -155,10 +157,11 @@ def resolvable(spread: float, pairs: int, error: float, power: float = 0.95) -> 
     distribution of t when there is an effect (noncentral t), which takes the ratios for normal.
     """
     freedom = degrees_of_freedom(pairs)
-    critical = float(stats.t.ppf(1 - error / 2, freedom))
+    critical = t_quantile(1 - error / 2, freedom)
 
     def lacks(effect: float) -> float:
-        return power - float(stats.nct.sf(critical, freedom, effect))
+        return power - 1 + float(special.nctdtr(freedom, effect, critical))
 
-    shift = optimize.brentq(lacks, 0.0, 20 * critical)  # in standard errors
+    # In standard errors. Four times the critical one is enough with one degree of freedom, too.
+    shift = optimize.brentq(lacks, 0.0, 4 * critical + 4)
     return float(shift) * spread / math.sqrt(pairs)

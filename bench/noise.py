@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from bench.gate import MOST_MARKED, SPEED
 from bench.gate_decision import LOOKS, degrees_of_freedom, estimate, held_at, look_error, resolvable
 from bench.gate_pairs import Measurement
+from bench.statistics import t_quantile
 
 FIVE_MINUTES = 300.0
 
@@ -31,7 +32,7 @@ def scatter_interval(scatter: float, pairs: int) -> tuple[float, float]:
     Both halves of the same code share a side, so they count once.
     """
     freedom = pairs - 1
-    low, high = (math.sqrt(freedom / stats.chi2.ppf(p, freedom)) for p in (0.975, 0.025))
+    low, high = (math.sqrt(freedom / special.chdtri(freedom, tail)) for tail in (0.025, 0.975))
     return scatter * low, scatter * high
 
 
@@ -121,5 +122,5 @@ def _case(measurement: Measurement, pair_seconds: float, smallest_effect: float)
 
 def _reach(one: float, pairs: int, error: float) -> float:
     """Half the width of the interval of so many pairs, each scattering by ``one``."""
-    quantile = float(stats.t.ppf(1 - error / 2, degrees_of_freedom(pairs)))
+    quantile = t_quantile(1 - error / 2, degrees_of_freedom(pairs))
     return quantile * one / math.sqrt(pairs)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special  # scipy.stats takes a second to import
 
 ENOUGH_FOR_95 = 6
 """The fewest values whose range holds the true median with a probability of 95 %."""
@@ -113,9 +113,10 @@ def median_interval(values: Iterable[float], confidence: float = 0.95) -> Interv
     count = len(ordered)
     if count == 0 or not np.isfinite(ordered).all():
         raise ValueError(f"a median needs one finite value or more, got {ordered.tolist()}")
-    # ppf gives the smallest k with P(X <= k) >= tail; one less stays within the tail.
-    k = max(int(stats.binom.ppf((1 - confidence) / 2, count, 0.5)), 1)
-    coverage = max(1 - 2 * float(stats.binom.cdf(k - 1, count, 0.5)), 0.0)
+    below = special.bdtr(np.arange(count), count, 0.5)  # P(X <= k)
+    # The smallest k with P(X <= k) >= tail; one less stays within the tail.
+    k = max(int(np.searchsorted(below, (1 - confidence) / 2)), 1)
+    coverage = max(1 - 2 * float(below[k - 1]), 0.0)
     return Interval(
         float(np.median(ordered)),
         float(ordered[k - 1]),
@@ -146,8 +147,13 @@ def paired_log_ratio(a: Sequence[float], b: Sequence[float], confidence: float =
     if count == 1:
         return Ratio(math.exp(mean), 0.0, math.inf, 1)
     error = float(logs.std(ddof=1)) / math.sqrt(count)
-    half = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * error
+    half = t_quantile((1 + confidence) / 2, count - 1) * error
     return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), count)
+
+
+def t_quantile(probability: float, freedom: float) -> float:
+    """What a value of Student's t with so many degrees of freedom is below with ``probability``."""
+    return float(special.stdtrit(freedom, probability))
 
 
 def geometric_mean(values: Sequence[float]) -> float:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+
+from bench.statistics import t_quantile
 
 Floats = NDArray[np.float64]
 
@@ -73,7 +74,7 @@ def fit(characters: Sequence[float], bits: Sequence[float], floor: bool = True) 
     best = _closest(sizes, means, exponents, floor)
     estimate = _Slices(sizes, means, best, floor)
     least = float(estimate.squares[0])
-    t = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+    t = t_quantile((1 + CONFIDENCE) / 2, freedom)
     bound = max(least, freedom * _ROUNDING**2) * (1 + t**2 / freedom)
 
     # Look closely at the exponents that are possible, and at what goes with each.

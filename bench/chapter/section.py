@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from bench import tables
 from bench.chapter.stored import Learned
-from bench.statistics import Ratio
+from bench.statistics import Ratio, t_quantile
 
 PAIRED = (
     "Factors pair rounds that ran in one turn, with their 95 % interval; they are not the "
@@ -85,8 +85,6 @@ def of_bits(values: Sequence[float | None], digits: int = 3) -> Cell:
 
 def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
     """The mean and half of its 95 % t interval, infinite for one value; of none, NaN."""
-    from scipy import stats
-
     count = len(values)
     if count == 0:
         return math.nan, math.inf
@@ -94,7 +92,7 @@ def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
     if count < 2:
         return mean, math.inf
     variance = sum((value - mean) ** 2 for value in values) / (count - 1)
-    reach = float(stats.t.ppf(0.975, count - 1))
+    reach = t_quantile(0.975, count - 1)
     return mean, reach * math.sqrt(variance / count)
 
 
