@@ -100,8 +100,14 @@ def everything(tensors):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schedules", [2, pytest.param(10, marks=pytest.mark.exhaustive)])
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize(
+    ("cell", "schedules"),
+    [
+        ("lstm", 2),
+        pytest.param("lstm", 10, marks=pytest.mark.exhaustive),
+        pytest.param("gru", 10, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_every_schedule_gives_the_same_bits(cell, schedules, make_case):
     case, stack = make_case(cell, T, 3, H), Stack(cell, T, 3, H, 3)
     first = None
