@@ -82,6 +82,19 @@ def test_a_planted_bug_is_caught(mistake, tensor):
     assert "is off by" in str(outcome)
 
 
+def test_a_bias_that_is_zero_at_first_is_not_zero_when_it_is_checked():
+    stack = Planted("rnn_tanh", 5, 16, 2, initialization="normal")
+    stack.mistake = "forgets the bias"
+    assert not verify(stack, batch_size=3, num_steps=6, seed=1, bound=BOUND).passed
+
+
+def test_gradients_that_were_there_before_do_not_count():
+    stack = Planted("gru", 5, 16, 2)
+    for parameter in stack.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert verify(stack, batch_size=3, num_steps=6, seed=1, bound=BOUND).passed
+
+
 @pytest.mark.parametrize("name", implementations.names())
 def test_frozen_biases_and_layers_without_recurrence_are_checked_too(name):
     if name.startswith("torch_compile") or implementations.interpreted(name, "cpu"):
