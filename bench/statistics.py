@@ -152,7 +152,7 @@ def paired_log_ratio(a: Sequence[float], b: Sequence[float], confidence: float =
 
 
 def t_quantile(probability: float, freedom: float) -> float:
-    """What a value of Student's t with so many degrees of freedom is below with ``probability``."""
+    """The value below which Student's t with ``freedom`` degrees lies with ``probability``."""
     return float(special.stdtrit(freedom, probability))
 
 

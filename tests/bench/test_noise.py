@@ -13,8 +13,16 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from scipy import stats
 
-from bench.gate_decision import LOOKS, decide, estimate, look_error, resolvable
+from bench.gate_decision import (
+    LOOKS,
+    decide,
+    degrees_of_freedom,
+    estimate,
+    look_error,
+    resolvable,
+)
 from bench.gate_pairs import Measurement, Pair, Side
 from bench.noise import report, scatter_interval, spread
 
@@ -110,6 +118,13 @@ def test_what_is_called_known_is_what_the_gate_would_say():
         draws = rng.normal(0, scatter, (2000, pairs))
         found = estimate(draws, look_error(look, 1))
         assert 100 * np.expm1((found.high - found.centre).mean()) == pytest.approx(within, rel=0.1)
+
+
+@pytest.mark.parametrize("pairs", [3, 6, 20, 100])
+def test_an_effect_that_is_resolved_is_found_in_95_of_100(pairs):
+    freedom, error = degrees_of_freedom(pairs), 0.01
+    effect = resolvable(0.01, pairs, error) / 0.01 * math.sqrt(pairs)  # in standard errors
+    assert stats.nct.sf(stats.t.ppf(1 - error / 2, freedom), freedom, effect) == pytest.approx(0.95)
 
 
 def test_more_pairs_resolve_less():

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from bench.results import ROUNDS, TRAINING
 from bench.statistics import (
@@ -21,6 +22,7 @@ from bench.statistics import (
     median_interval,
     paired_log_ratio,
     speedup,
+    t_quantile,
     throughput,
 )
 
@@ -59,6 +61,21 @@ def test_fewer_than_six_values_give_their_range_and_say_so(count, coverage):
     assert (interval.low, interval.high) == (0, count - 1)
     assert interval.coverage == coverage
     assert not interval.reached
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.999])
+def test_ranks_and_coverage_are_those_of_the_binomial_distribution(confidence):
+    for count in range(1, 200):
+        interval = median_interval(range(1, count + 1), confidence)
+        rank = max(stats.binom.ppf((1 - confidence) / 2, count, 0.5), 1)
+        assert interval.low == rank
+        below = stats.binom.cdf(rank - 1, count, 0.5)
+        assert interval.coverage == pytest.approx(max(1 - 2 * below, 0))
+
+
+@pytest.mark.parametrize("freedom", [1, 3.3, 17, math.inf])
+def test_quantiles_of_t(freedom):
+    assert t_quantile(0.975, freedom) == pytest.approx(stats.t.ppf(0.975, freedom))
 
 
 def test_six_values_are_enough():
