@@ -1,6 +1,6 @@
 """PTX, the assembly that Triton hands to NVIDIA's assembler, as Python functions of some warps.
 
-    source = translate(ptx).source       # def piece_0(w): ... PIECES: see `emulated_gpu.Team`
+    source = translate(ptx).source       # def piece_0(w): ... PIECES: see `emulated_warps.Team`
 
 A register is an array of (warps, 32), one element a lane: many warps that are at the same place
 take a step together, because a step of numpy costs a thousand numbers little more than thirty. The
