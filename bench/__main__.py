@@ -103,7 +103,7 @@ def _ask_planner(measure: bool, **request: Any) -> dict[str, Any]:
     threads = chosen_threads(request["threads"], device)
     done = subprocess.run(
         [sys.executable, "-m", "bench.planner"],
-        input=json.dumps({**request, "measure": measure}) + "\n",
+        input=json.dumps({**request, "device": device, "measure": measure}) + "\n",
         stdout=subprocess.PIPE,
         text=True,
         env=worker_environment(device, threads),

@@ -19,7 +19,7 @@ from bench.options import (
     within,
 )
 from bench.terminal import refuse, stop_like_ctrl_c
-from bench.workloads import PROFILES
+from bench.workloads import PROFILES, UsageError, find_profile
 
 EXIT_CODES = (
     "Exit codes: 0 pass; 1 the tool failed; 2 wrong use; 3 regression; 4 ambiguous or unreliable; "
@@ -105,8 +105,11 @@ def _request(kind: str, **options: Any) -> dict[str, Any]:
     """What the driver needs, with the profile and the device checked and chosen."""
     if options["profile"] is None and not options["workloads"]:
         options["profile"] = USUAL
-    if options["profile"] not in (None, *PROFILES):
-        refuse(f"profile {options['profile']!r} is unknown; use one of {', '.join(PROFILES)}")
+    if options["profile"] is not None:
+        try:
+            find_profile(options["profile"])
+        except UsageError as error:
+            refuse(str(error))
     options["device"] = chosen_device(options["device"])
     options["threads"] = chosen_threads(options["threads"], options["device"])
     from deeprnn.corpus.known_texts import KNOWN

@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.workloads import PROFILES, Profile, UsageError, Workload
+from bench.workloads import Profile, UsageError, Workload
 from deeprnn import implementations
 from deeprnn.support import Request
 
@@ -25,13 +25,6 @@ class Case:
     @property
     def id(self) -> str:
         return f"{self.workload.id}/{self.implementation}/{self.execution}"
-
-
-def find_profile(name: str) -> Profile:
-    """The profile of that name. Raises ``UsageError`` naming those there are."""
-    if name not in PROFILES:
-        raise UsageError(f"profile {name!r} is unknown; use one of {', '.join(PROFILES)}")
-    return PROFILES[name]
 
 
 def plan(

@@ -14,32 +14,21 @@ import sys
 from typing import Any
 
 from bench import custom, environment
-from bench.plan import find_profile, plan
-from bench.workloads import Profile, UsageError, Workload
+from bench.workloads import Profile, UsageError, Workload, find_profile
 from deeprnn import corpus
-from deeprnn.vocabulary import Vocabulary
-
-
-def choose_device(asked: str) -> str:
-    """``cpu`` or ``cuda``. Raises ``UsageError`` for CUDA where there is none."""
-    import torch
-
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            "--device cuda: PyTorch sees no CUDA device here; use --device cpu, or run "
-            "`python -m bench doctor` to see what is missing"
-        )
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return asked
 
 
 def make(request: dict[str, Any]) -> dict[str, Any]:
-    """The plan that ``request`` asks for; its keys are those of the command line's options."""
-    device = choose_device(request["device"])
+    """The plan that ``request`` asks for.
+
+    Its keys are those of the command line's options; ``device`` is ``cpu`` or ``cuda``. What is
+    wrong with the words or the text is found before torch is imported, which takes a second.
+    """
+    device = request["device"]
     if "budget" in request:
         from bench.chapter import planning  # only here: a plain run needs none of it
 
+        _require_device(device)
         return planning.make(request, device)
     own = custom.request(request)
     usual = "full" if device == "cuda" else "quick"
@@ -47,10 +36,15 @@ def make(request: dict[str, Any]) -> dict[str, Any]:
         profile = custom.profile(own, device)
     else:
         profile = find_profile(usual if request["profile"] is None else request["profile"])
+    _require_device(device)
     text = corpus.load(request["corpus"])
+    _require_length(profile, text)
+
+    from bench.plan import plan
+    from deeprnn.vocabulary import Vocabulary
+
     vocabulary_size = len(Vocabulary(text.text))
     cases = plan(profile, device, request["only"], vocabulary_size)
-    _require_length(profile, text)
     threads = request["threads"] or environment.default_threads(device)
     notes = [*profile.leaves_out]
     at_once = environment.prepare_at_once(device, threads, profile.hurried)
@@ -122,6 +116,17 @@ def _describe(workload: Workload, vocabulary_size: int) -> dict[str, Any]:
         **dataclasses.asdict(workload),
         "flops_per_token": workload.flops_per_token(vocabulary_size),
     }
+
+
+def _require_device(device: str) -> None:
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UsageError(
+                "--device cuda: PyTorch sees no CUDA device here; use --device cpu, or run "
+                "`python -m bench doctor` to see what is missing"
+            )
 
 
 def _require_length(profile: Profile, text: corpus.Corpus) -> None:

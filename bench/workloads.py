@@ -296,3 +296,10 @@ PROFILES: dict[str, Profile] = {
         ),
     )
 }
+
+
+def find_profile(name: str) -> Profile:
+    """The profile of that name. Raises ``UsageError`` naming those there are."""
+    if name not in PROFILES:
+        raise UsageError(f"profile {name!r} is unknown; use one of {', '.join(PROFILES)}")
+    return PROFILES[name]

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.plan import find_profile, matches, plan
-from bench.workloads import UsageError
+from bench.plan import matches, plan
+from bench.workloads import UsageError, find_profile
 from deeprnn import implementations
 
 
