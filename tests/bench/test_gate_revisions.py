@@ -36,7 +36,7 @@ BASE = {
     "planted_goes": planted(),
 }
 HEAD = {
-    "planted_slows": planted("time.sleep(0.01)"),
+    "planted_slows": planted("time.sleep(0.001)"),
     "planted_breaks": planted("y = y * 1.001"),
     "planted_comes": planted(),
 }

@@ -98,7 +98,7 @@ def options(project: Path, output: Path, *only: str) -> list[str]:
 def planted_run(project, tmp_path_factory):
     output = tmp_path_factory.mktemp("planted") / "report"
     only = ["rnn_tanh-*/planted_*", "rnn_tanh-*/torch_nn/*", "rnn_tanh-*/python_loop/*"]
-    done = bench(project, *options(project, output, *only), "--case-seconds", "25")
+    done = bench(project, *options(project, output, *only), "--case-seconds", "15")
     return done, output, TRAINING.load(output).set_index("implementation")
 
 
@@ -115,7 +115,7 @@ def test_every_planned_case_has_exactly_one_row(planted_run):
         ("planted_raises", "crashed", "IndexError: planted"),
         ("planted_killed", "crashed", "SIGKILL"),
         ("planted_memory", "oom", "MemoryError: planted"),
-        ("planted_hangs", "timeout", "longer than the 25 s"),
+        ("planted_hangs", "timeout", "longer than the 15 s"),
         ("planted_wrong", "incorrect", "is off by"),
         ("planted_nan", "incorrect", "is off by nan"),
         ("planted_diverges", "diverged", "perplexity became nan in epoch"),
