@@ -152,11 +152,11 @@ class DeepRNN(nn.Module):
                 f"x has shape {tuple(x.shape)}; expected (T, B, {self.input_size}) "
                 f"or (T, {self.input_size})"
             )
+        if 0 in x.shape[:-1]:
+            raise ValueError(f"x has shape {tuple(x.shape)}; T and B must be at least 1")
         unbatched = x.dim() == 2
         if unbatched:
             x = x.unsqueeze(1)
-        if x.size(0) == 0 or x.size(1) == 0:
-            raise ValueError(f"x has shape {tuple(x.shape)}; T and B must be at least 1")
         self._require_own_kind("x", x)
         states = self._checked(state, x, unbatched)
         y, final = self.stack(x, states)

@@ -230,6 +230,8 @@ def test_tensors_of_the_wrong_shape_are_named(name):
     for wrong, said in (
         ((x[..., :5], (h, c)), r"x has shape \(3, 2, 5\); expected \(T, B, 16\) or \(T, 16\)"),
         ((x[:0], (h, c)), r"x has shape \(0, 2, 16\); T and B must be at least 1"),
+        ((x[:, :0], (h, c)), r"x has shape \(3, 0, 16\); T and B must be at least 1"),
+        ((x[:0, 0], (h, c)), r"x has shape \(0, 16\); T and B must be at least 1"),
         ((x, (h[:1], c)), r"h has shape \(1, 2, 16\); expected \(L, B, H\) = \(2, 2, 16\)"),
         ((x, (h, c[:, :1])), r"c has shape \(2, 1, 16\); expected"),
     ):
