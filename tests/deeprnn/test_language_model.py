@@ -36,6 +36,35 @@ def test_a_twin_computes_the_same_with_its_own_weights():
     assert not torch.equal(model.output.bias, twin.output.bias)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_output_layer_and_a_twin_are_of_the_stacks_kind(dtype):
+    model = language_model.build("python_loop", "gru", 5, 16, dtype=dtype, device="meta")
+    twin = language_model.twin(model)
+    for weight in (model.output.weight, model.output.bias, *twin.parameters()):
+        assert (weight.dtype, weight.device.type) == (dtype, "meta")
+
+
+def test_a_scratch_network_draws_its_output_layer_as_the_chapter_does():
+    """Normal weights of standard deviation 0.01, biases 0: Dive into Deep Learning, 9.5."""
+    torch.manual_seed(0)
+    model = language_model.build("python_loop", "rnn_tanh", 64, 512, initialization="normal")
+    weight = model.output.weight.detach()
+    assert abs(weight.mean()) < 3 * 0.01 / weight.numel() ** 0.5
+    assert weight.std() == pytest.approx(0.01, rel=0.02)
+    assert weight.abs().max() > 0.03  # no uniform distribution
+    assert not model.output.bias.any()
+    twin = language_model.twin(model)
+    assert twin.rnn.initialization == "normal"
+
+
+def test_other_networks_draw_it_as_torch_does():
+    torch.manual_seed(0)
+    model = language_model.build("python_loop", "rnn_tanh", 64, 512)
+    bound = 512**-0.5
+    assert 0.99 * bound < model.output.weight.abs().max() <= bound
+    assert model.output.bias.any()
+
+
 def test_generation_repeats_what_was_learnt():
     text = "abcd" * 40
     vocabulary = Vocabulary(text)
