@@ -43,6 +43,15 @@ def test_replays_train_as_eager_steps_do(name, cell, gpu):
     assert torch.equal(weights, expected_weights)
 
 
+def test_replays_in_bfloat16_train_as_eager_steps_do(gpu):
+    given = {"implementation": "python_loop", "dtype": torch.bfloat16}
+    reached = [
+        [run.epoch(index).perplexity for index in range(2)]
+        for run in (trainer("cuda_graph", **given), trainer("eager", **given))
+    ]
+    assert reached[0] == reached[1]
+
+
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_replays_forget_the_state_where_minibatches_do_not_follow_one_another(cell, gpu):
     expected, weights = trained("eager", "manual_gradient", cell, "random")

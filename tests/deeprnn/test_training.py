@@ -108,6 +108,19 @@ def test_evaluation_leaves_the_model_alone():
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
+@pytest.mark.parametrize("scheme", ["sequential", "random"])
+def test_evaluation_goes_on_with_the_state_where_minibatches_follow_one_another(scheme):
+    model, batches = build(), list(minibatches(scheme=scheme).epoch(0))
+    total, state = 0.0, None
+    with torch.no_grad():
+        for x, y in batches:
+            logits, after = model(x, state)
+            total += F.cross_entropy(logits.flatten(0, 1), y.flatten()).item()
+            state = after if scheme == "sequential" else None
+    expected = math.exp(total / len(batches))
+    assert evaluate(model, minibatches(scheme=scheme)) == pytest.approx(expected, rel=1e-6)
+
+
 def test_frozen_bias_stays_zero():
     model = build("python_loop", "rnn_tanh", initialization="normal", recurrent=(True, False))
     train(model, minibatches(), 2, 1.0)
