@@ -5,8 +5,8 @@ import shlex
 
 import pytest
 
-from bench import __main__ as command_line
-from bench import rows
+from bench import rows, run_commands
+from bench.__main__ import app
 from bench.results import TRAINING
 from bench.statistics import throughput
 from bench.workloads import CHAPTER_SECONDS, PROFILES
@@ -157,9 +157,9 @@ def asked(command, monkeypatch):
 
     words = shlex.split(command)
     assert words[:3] == ["python", "-m", "bench"]
-    monkeypatch.setattr(command_line, "_ask_planner", planner)
+    monkeypatch.setattr(run_commands, "_ask_planner", planner)
     with pytest.raises(SystemExit):
-        command_line.app(words[3:], standalone_mode=False)
+        app(words[3:], standalone_mode=False)
     return requests[0]
 
 
