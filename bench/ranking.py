@@ -103,6 +103,27 @@ class Report:
         return [case for workload in self.workloads for case in workload.cases]
 
     @property
+    def refused_everywhere(self) -> list[list[Case]]:
+        """What is unsupported in every workload, and for the same reason, to be said once.
+
+        Each is the cases of one implementation and execution, one a workload. Empty for a report
+        of a single workload, whose list says it already.
+        """
+        if len(self.workloads) < 2:
+            return []
+        alike: dict[tuple[str, str, str], list[Case]] = {}
+        for case in self.cases:
+            if case.status == "unsupported":
+                key = (case.implementation, case.execution, case.reason)
+                alike.setdefault(key, []).append(case)
+        return [cases for cases in alike.values() if len(cases) == len(self.workloads)]
+
+    def unranked(self, workload: Workload) -> list[Case]:
+        """The cases of ``workload`` without a rank, but for those that are refused everywhere."""
+        said = {case.case_id for cases in self.refused_everywhere for case in cases}
+        return [case for case in workload.unranked if case.case_id not in said]
+
+    @property
     def implementations(self) -> list[str]:
         """All that were planned, by name."""
         return sorted({case["implementation"] for case in self.plan["cases"]})

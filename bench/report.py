@@ -19,7 +19,7 @@ from rich.text import Text
 
 from bench import plots, tables
 from bench.plots.style import colours
-from bench.ranking import EAGER, PYTHON_LOOP, TORCH_NN, Report, Workload, load
+from bench.ranking import EAGER, PYTHON_LOOP, TORCH_NN, Case, Report, Workload, load
 from bench.results import CURVES, LAYERS, ROUNDS, TRAINING
 from bench.statistics import BLOCKS
 from bench.verdict import Problem, problems, verdict
@@ -47,9 +47,13 @@ class Summary:
                 console.print(tables.terminal(self.report, workload, console.width))
             else:
                 console.print(Text(f"{workload.title}: nothing timed", style="bold"))
-            for case in workload.unranked:
-                why = f"{self.report.label(case)}: {tables.why_unranked(case)}"
-                console.print(Text(f"   {why}", style="dim"), soft_wrap=True)
+            for case in self.report.unranked(workload):
+                self._print_why(console, case, tables.why_unranked(case))
+            console.print()
+        if self.report.refused_everywhere:
+            console.print(Text(tables.REFUSED_EVERYWHERE, style="bold"))
+            for cases in self.report.refused_everywhere:
+                self._print_why(console, cases[0], cases[0].reason)
             console.print()
         if any(workload.ranked for workload in self.report.workloads):
             console.print(Text(tables.TERMINAL_LEGEND, style="dim"))
@@ -65,6 +69,10 @@ class Summary:
             console.print(Text(_plain(sentence)))
         console.print()
         console.print(Text(f"Report: {self.page}"), soft_wrap=True)
+
+    def _print_why(self, console: Console, case: Case, why: str) -> None:
+        line = Text(f"   {self.report.label(case)}: {why}", style="dim")
+        console.print(line, soft_wrap=True)
 
 
 def render(directory: Path) -> Summary:
@@ -126,6 +134,8 @@ def _render(name: str, summary: Summary, drawn: list[plots.Plot]) -> str:
         status_word=tables.status_word,
         why_detail=tables.unranked_detail,
         markdown_table=tables.markdown,
+        markdown_refusals=tables.markdown_refusals,
+        refused_everywhere=tables.REFUSED_EVERYWHERE,
         missing=tables.MISSING,
         published=[_beside_published(w) for w in report.workloads if _has_published(w)],
         samples=[(w, _samples(report, w)) for w in report.workloads if _samples(report, w)],

@@ -20,6 +20,8 @@ from bench.statistics import BLOCKS, ENOUGH_FOR_95, Ratio
 
 MISSING = "–"
 
+REFUSED_EVERYWHERE = "Unsupported in every workload"
+
 SHORT = {name: name.rpartition("_")[2] for name in (PYTHON_LOOP, TORCH_NN)}
 """How the heads of the terminal's narrow columns call the two baselines."""
 
@@ -229,11 +231,20 @@ def markdown(report: Report, workload: Workload) -> str:
         align = ("right", "left", *("right" for _ in columns))
         frame = pd.DataFrame(rows)
         lines.append(frame.to_markdown(index=False, disable_numparse=True, colalign=align))
-    if workload.ranked and workload.unranked:
+    unranked = report.unranked(workload)
+    if workload.ranked and unranked:
         lines.append("")
-    for case in workload.unranked:
+    for case in unranked:
         lines.append(f"- `{report.label(case)}`: {markdown_text(why_unranked(case))}")
     return "\n".join(lines)
+
+
+def markdown_refusals(report: Report) -> str:
+    """A line for each implementation that no workload can have here."""
+    return "\n".join(
+        f"- `{report.label(case)}`: {markdown_text(case.reason)}"
+        for case, *_ in report.refused_everywhere
+    )
 
 
 def status_word(case: Case) -> str:

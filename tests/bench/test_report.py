@@ -23,7 +23,15 @@ from bench.ranking import NOT_RUN, PYTHON_LOOP, TORCH_NN, load
 from bench.report import Summary, render
 from bench.results import CURVES, ROUNDS, TRAINING, ResultsError, Table
 from bench.statistics import Ratio
-from bench.tables import decimals, factor, percent, seconds, terminal, tokens
+from bench.tables import (
+    REFUSED_EVERYWHERE,
+    decimals,
+    factor,
+    percent,
+    seconds,
+    terminal,
+    tokens,
+)
 from bench.verdict import problems, verdict
 
 from .example_report import write
@@ -43,7 +51,7 @@ class Page(HTMLParser):
         self.ids: list[str] = []
         self.links: list[str] = []
         self.images: list[str] = []
-        self.cases: list[tuple[str, str]] = []  # tag and case id
+        self.cases: list[tuple[str, str]] = []  # tag and case id; a tag may stand for several
         self.words: list[str] = []
         self.feed(text)
         self.close()
@@ -61,7 +69,7 @@ class Page(HTMLParser):
             elif name == "src":
                 self.images.append(value)
             elif name == "data-case":
-                self.cases.append((tag, value))
+                self.cases.extend((tag, case_id) for case_id in value.split())
         if tag not in VOID:
             self.open.append(tag)
 
@@ -206,6 +214,34 @@ def test_the_summary_holds_the_verdict_and_the_tables_in_order(cpu):
     assert all(line.endswith("|") for line in tables)
     assert "- `torch_compile_step`: unsupported: no C++ compiler" in text
     assert not re.search(r"\n\n\n", text)
+
+
+def test_what_is_refused_everywhere_is_said_once(tmp_path):
+    reason = "Inductor captures its own graphs; not combined here"
+    write(tmp_path, "gpu", epochs=2, turns=3)
+    summary = render(tmp_path)
+    markdown = (tmp_path / "summary.md").read_text("utf-8")
+    page = Page((tmp_path / "report.html").read_text("utf-8"))
+    assert len(summary.report.workloads) > 1
+    for text in (markdown, printed(summary), page.text):
+        before, after = text.split(REFUSED_EVERYWHERE)
+        assert reason not in before
+        assert after.count(reason) == 2  # torch_compile_step's and torch_compile_unrolled's
+    planned = [case["case_id"] for case in summary.report.plan["cases"]]
+    assert sorted(case_id for _, case_id in page.cases) == sorted(planned)
+
+
+def test_what_one_workload_refuses_is_said_there(cpu):
+    text = (cpu / "summary.md").read_text("utf-8")
+    assert text.count("- `torch_compile_step`: unsupported: no C++ compiler") == 1
+    assert REFUSED_EVERYWHERE not in text
+
+
+def test_a_report_of_one_workload_says_there_what_is_refused(tmp_path):
+    write(tmp_path, "gpu", epochs=2, turns=3, workloads=1)
+    shown = printed(render(tmp_path))
+    assert "torch_compile_step · cuda_graph: unsupported: Inductor captures" in shown
+    assert REFUSED_EVERYWHERE not in shown
 
 
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])
