@@ -100,13 +100,23 @@ def run(command: Callable[[], Any]) -> NoReturn:
             raise
         context = getattr(error, "ctx", None)
         name = context.command_path if context is not None else "python -m bench"
-        said = error.format_message().strip().rstrip(".")
+        said = _with_what_was_given(error) or error.format_message().strip().rstrip(".")
         if "\n" in said:  # a command alone: its help
             typer.echo(said, err=True)
         else:
             typer.echo(f"bench: {said[:1].lower()}{said[1:]} (see `{name} --help`)", err=True)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _with_what_was_given(error: Any) -> str:
+    """The line for a value that typer's parser refused, which does not say it; else nothing."""
+    found = getattr(error.__cause__, "errors", list)()
+    if not found or getattr(error, "param", None) is None:
+        return ""
+    name = max(error.param.opts, key=len)
+    accepted = found[0]["msg"].partition(",")[0]
+    return f"{name} {found[0]['input']!r} is not accepted: {accepted[:1].lower()}{accepted[1:]}"
 
 
 def _output_is_lost() -> bool:

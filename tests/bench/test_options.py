@@ -35,7 +35,8 @@ def said(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
     [
         ("run --threads -1", f"--threads -1 is not accepted; give 0 to {PROCESSORS}"),
         ("run --threads 99999", f"--threads 99999 is not accepted; give 0 to {PROCESSORS}"),
-        ("run --threads two", "'--threads'"),
+        ("run --threads two", "'two'"),
+        ("run --case-seconds 1,5", "'1,5'"),
         ("run --seed -3", "--seed -3 is not accepted; give 0 to"),
         ("run --thread 1", "--thread"),
         ("run --case-seconds -1", "--case-seconds -1.0 is not accepted; give 0 or more"),
