@@ -111,7 +111,7 @@ def run(command: Callable[[], Any]) -> NoReturn:
 
 def _with_what_was_given(error: Any) -> str:
     """The line for a value that typer's parser refused, which does not say it; else nothing."""
-    found = getattr(error.__cause__, "errors", list)()
+    found: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
     if not found or getattr(error, "param", None) is None:
         return ""
     name = max(error.param.opts, key=len)
