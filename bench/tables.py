@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import math
+import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -151,7 +152,7 @@ COLUMNS = {
         "only figures that count the same, and those of a process only within one report: how much "
         "of Python's and PyTorch's files a system holds in memory differs between installations.",
         lambda case: decimals(case["peak_memory_mib"], 0),
-        lambda case: memory_kind(case),
+        lambda case: textwrap.fill(memory_kind(case), 10),  # no wider than the column's head
     ),
     "cold": Column(
         "cold start",
