@@ -10,11 +10,13 @@ import base64
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 from markupsafe import Markup, escape
 from rich.console import Console
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench import plots, tables
@@ -22,7 +24,7 @@ from bench.plots.style import colours
 from bench.ranking import EAGER, PYTHON_LOOP, TORCH_NN, Case, Report, Workload, load
 from bench.results import CURVES, LAYERS, ROUNDS, TRAINING
 from bench.statistics import BLOCKS
-from bench.verdict import Problem, problems, verdict
+from bench.verdict import Glance, Problem, glance, problems, verdict
 
 TERMINAL_ITEMS = 8  # of a problem; the files name them all
 
@@ -67,12 +69,32 @@ class Summary:
             console.print()
         for sentence in self.verdict:
             console.print(Text(_plain(sentence)))
+        if winners := glance(self.report):
+            console.print()
+            console.print(_terminal_table(winners))
         console.print()
         console.print(Text(f"Report: {self.page}"), soft_wrap=True)
 
     def _print_why(self, console: Console, case: Case, why: str) -> None:
         line = Text(f"   {self.report.label(case)}: {why}", style="dim")
         console.print(line, soft_wrap=True)
+
+
+def _terminal_table(winners: Glance) -> RichTable:
+    table = RichTable(box=None, pad_edge=False)
+    for column, head in enumerate(winners.heads):
+        justify: Literal["left", "right"] = "left" if winners.is_text(column) else "right"
+        table.add_column(head, justify=justify, overflow="fold")
+    for row in winners.rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _markdown_table(winners: Glance) -> str:
+    rows = [[tables.markdown_text(cell) for cell in row] for row in winners.rows]
+    align = ["left" if winners.is_text(i) else "right" for i in range(len(winners.heads))]
+    frame = pd.DataFrame(rows, columns=winners.heads)
+    return str(frame.to_markdown(index=False, disable_numparse=True, colalign=align))
 
 
 def render(directory: Path) -> Summary:
@@ -126,6 +148,8 @@ def _render(name: str, summary: Summary, drawn: list[plots.Plot]) -> str:
         plan=report.plan,
         corpus=report.plan.get("corpus") or {},
         verdict=summary.verdict,
+        winners=glance(report),
+        winners_table=_markdown_table,
         problems=summary.problems,
         plots=drawn,
         colours=colours(report.implementations),

@@ -13,8 +13,11 @@ import pandas as pd
 from bench.gate import MOST_MARKED
 from bench.ranking import NOT_RUN, PYTHON_LOOP, TORCH_NN, Case, Report, Workload
 from bench.statistics import geometric_mean
-from bench.tables import decimals, factor, factor_interval, tokens
+from bench.tables import MISSING, decimals, factor, factor_interval, tokens
 from bench.wording import counted
+
+MOST_SENTENCES = 5
+"""Of so many workloads one reads a sentence each; what more would say stands in a table."""
 
 MAX_PERPLEXITY_SPREAD = 1.02
 """Same weights, same minibatches: training perplexities further apart than this are reported."""
@@ -37,11 +40,56 @@ class Problem:
 
 
 def verdict(report: Report) -> list[str]:
-    """One sentence over the whole report, then one for each workload.
+    """One sentence over the whole report, then one for each workload, unless they are many.
 
-    Before them all stands whether the run is unreliable, where that is so.
+    Before them all stands whether the run is unreliable, where that is so. Of many workloads
+    :func:`glance` says what the sentences would.
     """
     return [*_unreliable(report), *_fastest(report)]
+
+
+@dataclass(frozen=True)
+class Glance:
+    """Who won each of many workloads: a table of one row a workload, in the report's order."""
+
+    heads: list[str]
+    rows: list[list[str]]
+
+    def is_text(self, column: int) -> bool:
+        """Whether that column holds names; the others hold figures."""
+        return column in (0, 1, 5)
+
+
+def glance(report: Report) -> Glance | None:
+    """The winners of many workloads; None where the verdict's sentences name them."""
+    if not _is_many(report) or not any(w.ranked for w in report.workloads):
+        return None
+    heads = ["workload", "fastest", "tokens/s", f"× {PYTHON_LOOP}", f"× {TORCH_NN}"]
+    rows = [_winner(report, workload) for workload in report.workloads]
+    heads.append("cannot be told from it")
+    if all(row[-1] == MISSING for row in rows):
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
+    return Glance(heads, rows)
+
+
+def _is_many(report: Report) -> bool:
+    return len(report.workloads) > MOST_SENTENCES and report.plan.get("speeds_count", True)
+
+
+def _winner(report: Report, workload: Workload) -> list[str]:
+    best = workload.fastest
+    if best is None:
+        return [workload.title, "nothing timed", *4 * [MISSING]]
+    interval = factor_interval(best.over_torch_nn)
+    is_tie = len(workload.ranked) > 1 and _is_tie(report, workload)
+    return [
+        workload.title,
+        report.label(best),
+        tokens(best["tokens_per_second"]),
+        factor(best.over_python_loop),
+        factor(best.over_torch_nn) + (f" ({interval})" if interval else ""),
+        report.label(workload.ranked[1]) if is_tie else MISSING,
+    ]
 
 
 def _unreliable(report: Report) -> list[str]:
@@ -77,6 +125,8 @@ def _fastest(report: Report) -> list[str]:
         if not any(case.status == NOT_RUN for case in report.cases):
             return ["No case gave a throughput that counts, so there is no fastest implementation."]
         return ["Nothing has been timed yet, so there is no fastest implementation."]
+    if _is_many(report):
+        return [_overall(report, timed)]
     sentences = [_of_workload(report, workload) for workload in report.workloads]
     return sentences if len(report.workloads) == 1 else [_overall(report, timed), *sentences]
 

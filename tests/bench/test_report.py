@@ -32,7 +32,7 @@ from bench.tables import (
     terminal,
     tokens,
 )
-from bench.verdict import problems, verdict
+from bench.verdict import glance, problems, verdict
 
 from .example_report import write
 
@@ -543,6 +543,56 @@ def test_the_verdict_of_one_workload_is_one_sentence(tmp_path):
     assert "times as fast as `python_loop`" in sentence
     assert "times as fast as `torch_nn`" not in sentence
     assert "next best implementation is `manual_gradient`, 0.9" in sentence
+
+
+def test_the_winners_of_many_workloads_stand_in_a_table(tmp_path, monkeypatch):
+    write(tmp_path, epochs=3, turns=9)
+    assert glance(load(tmp_path)) is None  # three: a sentence each
+    monkeypatch.setattr("bench.verdict.MOST_SENTENCES", 2)
+    summary = render(tmp_path)
+    report, winners = summary.report, glance(summary.report)
+    assert winners is not None
+    assert len(summary.verdict) == 1
+    for workload, row in zip(report.workloads, winners.rows, strict=True):
+        best, second = workload.ranked[:2]
+        cells = dict(zip(winners.heads, row, strict=True))
+        assert cells["workload"] == workload.title
+        assert cells["fastest"] == best.implementation
+        assert cells["tokens/s"] == tokens(best["tokens_per_second"])
+        assert cells["× python_loop"] == factor(best.over_python_loop)
+        assert cells["× torch_nn"].startswith(factor(best.over_torch_nn))
+        ratio = report.compare(second, best)
+        tied = second.implementation if ratio.low <= 1 <= ratio.high else "–"
+        assert cells.get("cannot be told from it", "–") == tied
+    page = Page((tmp_path / "report.html").read_text("utf-8"))
+    assert {f"#workload-{n}" for n in (1, 2, 3)} <= set(page.links)
+    markdown = (tmp_path / "summary.md").read_text("utf-8")
+    assert not re.search(r"\n\n\n", markdown)
+    for shown in (markdown, page.text, printed(summary, 120)):
+        assert all(row[2] in shown for row in winners.rows)
+
+
+def test_a_tie_of_winners_has_a_column_where_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.verdict.MOST_SENTENCES", 1)
+    write(tmp_path / "tied", "gpu", epochs=1, workloads=2)
+    tied = glance(load(tmp_path / "tied"))
+    assert tied.heads[-1] == "cannot be told from it"
+    assert [row[-1] for row in tied.rows] == ["torch_nn · cuda_graph"] * 2
+    write(tmp_path / "apart", epochs=1, workloads=2)
+    apart = glance(load(tmp_path / "apart"))
+    assert apart.heads[-1] == "× torch_nn"
+    assert {len(row) for row in apart.rows} == {len(apart.heads)}
+
+
+def test_winners_of_nothing_and_of_checks_are_not_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.verdict.MOST_SENTENCES", 1)
+    write(tmp_path / "none", epochs=1, keep=lambda case_id: False)
+    assert glance(load(tmp_path / "none")) is None
+    write(tmp_path / "some", epochs=1, keep=lambda case_id: case_id.startswith("lstm"))
+    rows = glance(load(tmp_path / "some")).rows
+    assert [row[1] == "nothing timed" for row in rows] == [False, True, True]
+    write(tmp_path / "checks", epochs=1, change_plan=lambda plan: plan.update(speeds_count=False))
+    assert glance(load(tmp_path / "checks")) is None
 
 
 def test_an_average_needs_every_workload(tmp_path):
