@@ -685,6 +685,18 @@ def test_a_run_with_too_many_suspect_rounds_is_unreliable(tmp_path):
     assert expected in console.export_text()[-1500:]
 
 
+def test_an_unreliable_run_of_many_workloads_says_so_above_its_table(tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.verdict.MOST_SENTENCES", 2)
+    write(tmp_path, epochs=1)
+    mark_turns(tmp_path, [0, 1, 2, 3, 4])
+    render(tmp_path)
+    lines = (tmp_path / "summary.md").read_text("utf-8").splitlines()
+    table = next(number for number, line in enumerate(lines) if line.startswith("| workload"))
+    assert lines[2].startswith("**Unreliable")
+    assert lines[table - 2].startswith("- The fastest correct implementation is")
+    assert lines[table - 1] == ""  # else it would be part of the list
+
+
 def test_a_profile_that_only_checks_is_not_called_unreliable(tmp_path):
     write(tmp_path, epochs=1, change_plan=lambda content: content.update(speeds_count=False))
     mark_turns(tmp_path, list(range(7)))
