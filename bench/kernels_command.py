@@ -12,7 +12,7 @@ import typer
 
 from bench import terminal
 from bench.kernel_table import CELLS, KERNELS, PRECISIONS, Spec, specs
-from bench.options import cuda_is_present, within
+from bench.options import cuda_is_present, directory_of_its_own, within
 from bench.results import ResultsError
 from bench.terminal import refuse
 
@@ -32,7 +32,13 @@ def kernels(
         list[str] | None, typer.Option("--precision", help=", ".join(PRECISIONS))
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Default: reports/<machine>/kernels.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            callback=directory_of_its_own,
+            help="Default: reports/<machine>/kernels.",
+        ),
     ] = None,
     max_minutes: Annotated[
         float, typer.Option("--max-minutes", callback=within(0.1), help="Of the whole run.")

@@ -45,6 +45,7 @@ def said(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
         ("runn", "'runn'"),
         ("report", "'DIR'"),
         ("kernels --max-minutes 0", "--max-minutes 0.0 is not accepted; give 0.1 or more"),
+        ("kernels --output .", "--output is empty or the current directory; give a directory of"),
         ("noise --pairs 1", "--pairs 1 is not accepted; give 2 to 200"),
         ("gate revisions", "'--base'"),
         ("gate revisions --base main --profile fast", "profile 'fast' is unknown; use one of"),
