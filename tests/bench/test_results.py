@@ -114,6 +114,7 @@ def test_a_writer_stopped_within_the_header_lost_nothing(tmp_path):
         (f"{HEADER}\na,one,2.0,3.0,4.0,run\n", "line 2, column epoch: 'one'"),
         (f"{HEADER}\na,1,fast,3.0,4.0,run\n", "line 2, column seconds: 'fast'"),
         (f'{HEADER}\n"a,1,2.0,3.0,4.0,run\n', "damaged"),
+        (f'{HEADER}\n"a"b,1,2.0,3.0,4.0,run\n', "damaged"),
         (f"{HEADER}\n\n", "line 2 has 0 fields"),
         (b"\xff\xfe\x00", "utf-8"),
     ],
@@ -182,6 +183,21 @@ def test_keep_drops_only_the_rows_of_other_cases(tmp_path):
 def test_keep_without_a_file_makes_none(tmp_path):
     ROUNDS.keep(tmp_path, ["a"])
     assert not list(tmp_path.iterdir())
+
+
+def test_files_are_the_same_bytes_on_every_system(tmp_path):
+    """UTF-8 whatever the locale is, and lines end as on Unix."""
+    rows = [{"case_id": "é", "epoch": 1}, {"case_id": "ü", "epoch": 2}]
+    CURVES.append(tmp_path, rows)
+    lines = CURVES.path(tmp_path).read_bytes().split(b"\n")
+    assert lines[0] == HEADER.encode()
+    assert [line.split(b",")[:2] for line in lines[1:]] == [
+        ["é".encode(), b"1"], ["ü".encode(), b"2"], [b""],
+    ]  # fmt: skip
+    CURVES.keep(tmp_path, ["ü"])
+    assert CURVES.path(tmp_path).read_bytes() == b"\n".join([lines[0], *lines[2:]])
+    write_json(tmp_path / "plan.json", {"title": "é"})
+    assert (tmp_path / "plan.json").read_bytes() == '{\n "title": "é"\n}\n'.encode()
 
 
 def test_json_comes_back(tmp_path):
