@@ -15,7 +15,7 @@ from bench.gate_decision import LOOKS, decide, estimate, held_at, look_error
 from bench.gate_pairs import Measurement, Pair, Side, combine, turn_order
 from bench.statistics import paired_log_ratio
 
-SCHEMA = json.loads((files("bench") / "templates" / "verdict.schema.json").read_text())
+SCHEMA = json.loads((files("bench") / "templates" / "verdict.schema.json").read_text("utf-8"))
 TYPES = {
     "object": dict,
     "array": list,
@@ -137,10 +137,10 @@ def test_every_verdict(measurements, word, first, tmp_path):
     if first is not None:
         assert verdict.cases[0].decision == first
     gate_verdict.write(verdict, tmp_path)
-    stored = json.loads((tmp_path / "verdict.json").read_text())
+    stored = json.loads((tmp_path / "verdict.json").read_text("utf-8"))
     assert violations(stored, SCHEMA) == []
     assert stored["exit_code"] == EXIT_CODES[word]
-    page = (tmp_path / "verdict.md").read_text()
+    page = (tmp_path / "verdict.md").read_text("utf-8")
     assert page.startswith(f"## {word.capitalize()}:")
     drawn = any(case.comparisons for case in verdict.cases)
     assert (tmp_path / "verdict.svg").exists() is drawn

@@ -47,7 +47,7 @@ def current(stored, tmp_path) -> Path:
 
 
 def change_plan(directory: Path, **changes) -> None:
-    plan = json.loads((directory / "plan.json").read_text())
+    plan = json.loads((directory / "plan.json").read_text("utf-8"))
     write_json(directory / "plan.json", plan | changes)
 
 
@@ -165,7 +165,7 @@ def test_a_case_without_a_row_is_invalid(stored, current):
 
 
 def unplan(directory: Path, case_id: str) -> None:
-    plan = json.loads((directory / "plan.json").read_text())
+    plan = json.loads((directory / "plan.json").read_text("utf-8"))
     change_plan(directory, cases=[c for c in plan["cases"] if c["case_id"] != case_id])
     TRAINING.keep(directory, set(TRAINING.load(directory)["case_id"]) - {case_id})
 
@@ -302,7 +302,7 @@ def test_what_cannot_be_compared_is_refused(stored, current, changes, message):
     [("learning_rate", 0.5), ("matmul_precision", "tf32"), ("dtype", "bfloat16"), ("epochs", 500)],
 )
 def test_another_workload_definition_or_precision_is_refused(stored, current, key, value):
-    plan = json.loads((current / "plan.json").read_text())
+    plan = json.loads((current / "plan.json").read_text("utf-8"))
     plan["workloads"][0][key] = value
     change_plan(current, workloads=plan["workloads"])
     verdict = compare(load(stored), load(current))
@@ -320,7 +320,7 @@ def test_only_leaves_the_rest_out(stored, current):
 
 
 def test_other_versions_are_said(stored, current):
-    environment = json.loads((current / "environment.json").read_text())
+    environment = json.loads((current / "environment.json").read_text("utf-8"))
     environment["Versions"]["torch"] = "9.9"
     write_json(current / "environment.json", environment)
     notes = compare(load(stored), load(current)).notes
@@ -332,7 +332,7 @@ def test_the_command_writes_and_answers(stored, current, tmp_path):
     words = ["baseline", str(stored), str(current), "--output", str(output)]
     done = runner.invoke(gate, words)
     assert done.exit_code == 0, done.output
-    verdict = json.loads((output / "verdict.json").read_text())
+    verdict = json.loads((output / "verdict.json").read_text("utf-8"))
     assert verdict["verdict"] == "pass"
     test_gate = beside("test_gate")
     assert test_gate.violations(verdict, test_gate.SCHEMA) == []
@@ -340,7 +340,7 @@ def test_the_command_writes_and_answers(stored, current, tmp_path):
     assert runner.invoke(gate, words).exit_code == 3
     unplan(current, CASE)
     assert runner.invoke(gate, words).exit_code == 5
-    assert "Invalid" in (output / "verdict.md").read_text()
+    assert "Invalid" in (output / "verdict.md").read_text("utf-8")
 
 
 def test_the_reference_alone_is_no_comparison(stored, current):

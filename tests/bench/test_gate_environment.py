@@ -184,7 +184,7 @@ def test_head_is_run_with_what_head_asks_for(offline, project, tmp_path):
     run = gate(project, "--output", str(tmp_path))
     printed, errors = run.communicate(timeout=300)
     assert run.returncode == 5, printed + errors  # a new case alone compares nothing
-    verdict = json.loads((tmp_path / "verdict.json").read_text())
+    verdict = json.loads((tmp_path / "verdict.json").read_text("utf-8"))
     (case,) = verdict["cases"]
     assert (case["decision"], case["reason"]) == ("new", "base lacks it")
     assert verdict["base"]["environment"]["kind"] == "shared"

@@ -96,7 +96,7 @@ def test_each_change_is_called_what_it_is(project, tmp_path):
     words += ["--only", "rnn_tanh-*/planted_*", "--output", str(tmp_path), "--max-minutes", "10"]
     done = gate(project, *words)
     assert done.returncode == 5, done.stdout + done.stderr
-    verdict = json.loads((tmp_path / "verdict.json").read_text())
+    verdict = json.loads((tmp_path / "verdict.json").read_text("utf-8"))
     cases = {case["case_id"].split("/")[1]: case for case in verdict["cases"]}
     assert {name: case["decision"] for name, case in cases.items()} == {
         "planted_slows": "slower",

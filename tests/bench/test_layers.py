@@ -118,7 +118,7 @@ def test_a_wrong_layer_is_a_problem_and_an_unsupported_one_is_not(tmp_path, plan
     assert "and 1 more" in problem
     assert "elsewhere" not in problem
     assert set(table["implementation"]) == {"torch_nn"}
-    log = (tmp_path / "logs" / "layers.log").read_text()
+    log = (tmp_path / "logs" / "layers.log").read_text("utf-8")
     assert "device cpu is not implemented here, only cuda" in log
 
 

@@ -146,7 +146,7 @@ def test_closed_streams_are_no_error_and_catch_no_file(tmp_path):
         preexec_fn=lambda: (os.close(0), os.close(1)),
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    assert path.read_text() == "said\n"
+    assert path.read_text("utf-8") == "said\n"
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signal")

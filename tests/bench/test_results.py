@@ -102,7 +102,7 @@ def test_a_writer_stopped_within_the_header_lost_nothing(tmp_path):
     CURVES.drop_half_line(tmp_path)
     assert CURVES.load(tmp_path).empty
     CURVES.keep(tmp_path, ["a"])
-    assert path.read_text() == HEADER + "\n"
+    assert path.read_text("utf-8") == HEADER + "\n"
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def planted_run(project, tmp_path_factory):
 
 def test_every_planned_case_has_exactly_one_row(planted_run):
     _, output, rows = planted_run
-    planned = [c["case_id"] for c in json.loads((output / "plan.json").read_text())["cases"]]
+    planned = [c["case_id"] for c in json.loads((output / "plan.json").read_text("utf-8"))["cases"]]
     assert sorted(rows["case_id"]) == sorted(planned)
     assert len(planned) == len(PLANTED) + 2
 
@@ -161,7 +161,7 @@ def test_rounds_and_curves_are_stored(planted_run):
 def test_the_text_is_said_not_to_be_the_published_one(planted_run):
     done, output, rows = planted_run
     assert "not The Time Machine" in done.stdout
-    assert "not The Time Machine" in (output / "report.html").read_text()
+    assert "not The Time Machine" in (output / "report.html").read_text("utf-8")
     assert set(rows["corpus"]) != {"The Time Machine, by H. G. Wells"}
 
 
@@ -195,7 +195,7 @@ def test_damage_is_found_before_anything_is_measured(harm, line, planted_run, tm
     directory = tmp_path / "report"
     shutil.copytree(planted_run[1], directory)
     TRAINING.keep(directory, list(TRAINING.load(directory)["case_id"])[1:])
-    plan = json.loads((directory / "plan.json").read_text())
+    plan = json.loads((directory / "plan.json").read_text("utf-8"))
     answer = {"plan": plan, "text": TEXT, "peaks": plan["peaks"], "origin": "made up"}
     harm(directory)
     before = TRAINING.path(directory).read_bytes()

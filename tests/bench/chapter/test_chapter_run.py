@@ -71,7 +71,9 @@ def test_floors_and_samples_are_stored(stored):
 def test_the_page_answers(stored):
     _, directory, printed = stored
     assert "May texts of different authors be merged" in printed
-    assert "May texts of different authors be merged" in (directory / "chapter.html").read_text()
+    assert "May texts of different authors be merged" in (directory / "chapter.html").read_text(
+        "utf-8"
+    )
 
 
 def test_a_stopped_chapter_goes_on_where_it_was(stored):

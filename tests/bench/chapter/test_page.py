@@ -59,7 +59,7 @@ def test_every_part_has_question_answer_figure_table_and_command(stored):
     directory = stored()
     summary = page.render(directory)
     assert [section.part for section in summary.sections] == list(PARTS)
-    html = summary.page.read_text()
+    html = summary.page.read_text("utf-8")
     for section in summary.sections:
         assert section.question in html
         assert all(section.answer)
@@ -68,13 +68,13 @@ def test_every_part_has_question_answer_figure_table_and_command(stored):
         for picture in section.pictures:
             assert (directory / "plots" / f"{picture.name}.png").stat().st_size > 10_000
     assert "A reduced run" in html
-    for text in (html, (directory / "summary.md").read_text()):
+    for text in (html, (directory / "summary.md").read_text("utf-8")):
         assert "nan" not in text.lower().split()
         assert "None" not in text
 
 
 def test_what_comes_from_files_is_escaped(stored):
-    html = page.render(stored()).page.read_text()
+    html = page.render(stored()).page.read_text("utf-8")
     assert "<b>any" not in html
     assert "<i>you can" not in html
     assert "&lt;i&gt;you can" in html
@@ -151,7 +151,7 @@ def test_what_is_missing_is_named_and_its_part_left_unanswered(stored):
     directory = stored(leave_out=lambda case_id: "metamorphosis" in case_id)
     summary = page.render(directory)
     assert "exercise-4" not in {section.part for section in summary.sections}
-    html = summary.page.read_text()
+    html = summary.page.read_text("utf-8")
     assert "Not answered yet" in html
     assert "not run yet" in html
     assert f"{KAFKA}2000" in html
@@ -208,7 +208,7 @@ def test_only_some_parts(stored):
 
 def test_the_index_names_the_chapter(stored):
     directory = stored()
-    text = index.write(directory.parent.parent).read_text()
+    text = index.write(directory.parent.parent).read_text("utf-8")
     assert "[some-machine](some-machine/chapter/summary.md): budget quick" in text
 
 
