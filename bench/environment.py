@@ -22,6 +22,8 @@ GPU_MEMORY_A_WORKER = 2**30
 MEMORY_A_WORKER = 3 * 2**29
 """Bytes reckoned for a worker beside a GPU: its CUDA context and its tensors, its libraries."""
 
+COMMIT_VARIABLE = "DEEPRNN_COMMIT"
+
 CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -29,10 +31,14 @@ CONTAINER_LIMITS = (
 
 
 def commit() -> str:
-    """The commit of this checkout, ``+dirty`` if code differs from it; else the version."""
+    """The commit of this checkout, ``+dirty`` if code differs from it; else the version.
+
+    A copy without ``.git`` has the commit that ``DEEPRNN_COMMIT`` names, if it looks like one.
+    """
     version = _version("deeprnn-bench") or "unknown"
     if not (PROJECT / ".git").exists():
-        return version
+        named = os.environ.get(COMMIT_VARIABLE, "")
+        return named if re.fullmatch(r"[0-9a-f]{7,40}(\+dirty)?", named) else version
     head = _output(["git", "-C", str(PROJECT), "rev-parse", "--short=12", "HEAD"])
     # Reports are what a run writes: they do not change what it measures.
     changed = _output(

@@ -1,7 +1,9 @@
 """Before anything imports torch or triton: how threads wait, and where kernels run."""
 
+import faulthandler
 import os
 import signal
+import sys
 
 import pytest
 
@@ -36,6 +38,20 @@ def pytest_collection_modifyitems(config, items):
 
 # Beside other test processes each has a processor of its own.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
+
+
+GPU_TEST_SECONDS = 150
+
+
+@pytest.fixture(autouse=True)
+def a_hang_on_a_gpu_ends_its_process(request):
+    """A kernel that waits for ever would take the whole run with it."""
+    if request.node.get_closest_marker("gpu") is None or not torch.cuda.is_available():
+        yield
+        return
+    faulthandler.dump_traceback_later(GPU_TEST_SECONDS, exit=True, file=sys.__stderr__)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture

@@ -43,3 +43,21 @@ def test_workers_fit_into_both_memories(memory, monkeypatch, on_gpu, limit, work
 def test_on_a_cpu_nothing_is_prepared_ahead():
     assert environment.workers_at_most("cpu") == 0
     assert environment.prepare_at_once("cpu", threads=8, hurried=False) == 1
+
+
+@pytest.mark.parametrize(
+    ("named", "is_taken"),
+    [("0123456789ab", True), ("0123456+dirty", True), ("main", False), ("", False)],
+)
+def test_a_copy_without_git_has_the_commit_that_is_named(tmp_path, monkeypatch, named, is_taken):
+    monkeypatch.setattr(environment, "PROJECT", tmp_path)
+    monkeypatch.setenv("DEEPRNN_COMMIT", named)
+    assert (environment.commit() == named) == is_taken
+    assert environment.commit() != ""
+
+
+def test_a_checkout_knows_its_commit_itself(monkeypatch):
+    if not (environment.PROJECT / ".git").exists():
+        pytest.skip("no checkout")
+    monkeypatch.setenv("DEEPRNN_COMMIT", "0123456789ab")
+    assert environment.commit() != "0123456789ab"

@@ -3,7 +3,6 @@
 The other files here run on a GPU too, compiled instead of interpreted; this one holds the rest.
 """
 
-import faulthandler
 import os
 import shutil
 import subprocess
@@ -29,15 +28,6 @@ pytestmark = [
 
 CELLS = tuple(GATES)
 LAYERS = {"step": step_layer, "sequence": sequence_layer, "dataflow": dataflow_layer}
-
-
-@pytest.fixture(autouse=True)
-def a_hang_ends_its_process(request):
-    """A kernel that waits for ever would take the whole run with it."""
-    seconds = 300 if "sanitizer" in request.node.name else 120
-    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(autouse=True)
@@ -100,14 +90,19 @@ def test_every_grid_and_precision(layer, precision, cell, T, B, H, make_case, ch
     check(LAYERS[layer], case, bound, dtype=dtype, input_precision=input_precision)
 
 
+REPEATED = [("tf32", cell) for cell in CELLS] + [("bfloat16", "lstm"), ("float16", "gru")]
+"""Marks of 16 bits are written one by one and read in pairs: another protocol than 32 bits'."""
+
+
 @pytest.mark.parametrize("layer", ["sequence", "dataflow"])
-@pytest.mark.parametrize("cell", CELLS)
-def test_200_repetitions_are_bit_identical(layer, cell, make_case, device):
+@pytest.mark.parametrize(("precision", "cell"), REPEATED)
+def test_200_repetitions_are_bit_identical(layer, precision, cell, make_case, device):
     """A result that moves is a race: nothing here adds in an order that depends on timing."""
     case = make_case(cell, 35, 32, 256)
+    dtype, input_precision, _ = PRECISIONS[precision]
 
     def run():
-        outputs, gradients = case.run(LAYERS[layer], torch.float32, device, input_precision="tf32")
+        outputs, gradients = case.run(LAYERS[layer], dtype, device, input_precision=input_precision)
         # weight gradients are cuBLAS's own affair
         kept = ("grad h", "grad c", "grad x")
         return [*outputs.values(), *(gradients[name] for name in kept if name in gradients)]
@@ -154,8 +149,10 @@ def test_a_replayed_graph_equals_eager(layer, cell, device):
             gates_x.copy_(random(T, B, G * H))
         graph.replay()
         replayed = [tensor.clone() for tensor in captured]
-        for a, b in zip(replayed, step(), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+        for name, a, b in zip(("y", "x", "w", "b", "h", "c"), replayed, step(), strict=False):
+            # Sums over T · B rows by cuBLAS, which may cut them otherwise on another stream.
+            bound = 1e-4 if name in "wb" else 1e-6
+            torch.testing.assert_close(a, b, rtol=bound, atol=bound)
 
 
 def test_a_nan_goes_on_and_nobody_waits_for_it(device, make_case):
@@ -331,7 +328,7 @@ torch.cuda.synchronize()
 """
 
 
-SANITIZER_SECONDS = 300
+SANITIZER_SECONDS = 90  # less than a test on a GPU may take: tests/conftest.py
 
 
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
