@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.kernel_comparison import conditions, fastest, line
 from bench.kernel_table import KERNELS
 
 COLUMNS = (
@@ -28,8 +29,9 @@ HEAD = """# Kernels: microseconds a step
 
 The time of a whole part over T: median, and in brackets the 95 % interval of the median. "Forward"
 is the forward pass as training runs it. A row was compared with `torch.nn` in float64 before it was
-timed (over at most 64 steps), and its largest relative error is shown. Predictions are for an H100
-or H200, and for `recurrence` alone, without launch and copies. The L2 cache is not cleared between
+timed (over at most 64 steps), and its largest relative error is shown; while it was timed its
+results were held to the first one's, a recurrence's to the bit. Predictions are for an H100 or
+H200, and for `recurrence` alone, without launch and copies. The L2 cache is not cleared between
 calls.
 """
 
@@ -57,12 +59,17 @@ def render(table: pd.DataFrame) -> str:
     if devices or commits:
         lines += [f"Device: {', '.join(devices) or 'none'}. Commit: {', '.join(commits)}.", ""]
     key = ["cell", "num_layers", "hidden_size", "batch_size", "num_steps", "dtype"]
+    layers = {}
     for values, layer in table.groupby([*key, "matmul_precision"], sort=False):
         cell, L, H, B, T, dtype, precision = values
         kind = "TF32" if precision == "tf32" else dtype
-        lines += [f"## {cell}, {L} × {H}, B {B}, T {T}, {kind}", ""]
+        layers[f"{cell}, {L} × {H}, B {B}, T {T}, {kind}"] = layer
+    lines += fastest(layers)
+    for name, layer in layers.items():
+        lines += [f"## {name}", ""]
         for part, title in PARTS.items():
             lines += _part(title, layer[layer["part"] == part])
+        lines += conditions(layer[layer["status"] == "ok"])
     lines += _steps_alone(table[table["status"] == "ok"])
     lines += _missing(table[table["status"] != "ok"])
     return "\n".join(lines).rstrip() + "\n"
@@ -79,7 +86,7 @@ def _part(title: str, rows: pd.DataFrame) -> list[str]:
     head = ["kernel", *(name for *_, name in columns)]
     head += ["predicted forward", "predicted forward + backward"] if with_predictions else []
     head += ["largest error"] if bool(timed["gradient_error"].notna().any()) else []
-    lines = [f"{title}:", "", _line(head), "|---" * len(head) + "|"]
+    lines = [f"{title}:", "", line(head), "|---" * len(head) + "|"]
     for kernel, group in timed.groupby("kernel", sort=False):
         figures = {
             (row.execution, row.mode): (
@@ -96,7 +103,7 @@ def _part(title: str, rows: pd.DataFrame) -> list[str]:
                 cells.append("–" if value is None or pd.isna(value) else f"{value:.3g}")
         if "largest error" in head:
             cells.append(f"{group['gradient_error'].max():.1e}")
-        lines.append(_line(cells))
+        lines.append(line(cells))
     return [*lines, ""]
 
 
@@ -120,11 +127,11 @@ def _steps_alone(timed: pd.DataFrame) -> list[str]:
         )
         cells = [part, kernel, f"{cell}, {L} × {H}, B {B}, {kind}", execution]
         cells += [mode.replace("_", " + "), f"{short['num_steps']}, {long['num_steps']}"]
-        lines.append(_line([*cells, f"{figure:.3g} ({low:.3g}–{high:.3g})"]))
+        lines.append(line([*cells, f"{figure:.3g} ({low:.3g}–{high:.3g})"]))
     if not lines:
         return []
     head = ["part", "kernel", "layers", "execution", "mode", "T", "µs a step"]
-    return [STEPS_HEAD, _line(head), "|---" * len(head) + "|", *lines, ""]
+    return [STEPS_HEAD, line(head), "|---" * len(head) + "|", *lines, ""]
 
 
 def _added(short: dict[Any, Any], early: str, long: dict[Any, Any], late: str) -> float:
@@ -147,10 +154,6 @@ def _missing(rows: pd.DataFrame) -> list[str]:
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
         lines.append(f"- {status}: {reason}: {shown}{more}")
     return [*lines, ""]
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def predictions(rows: list[dict[str, object]]) -> str:

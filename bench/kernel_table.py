@@ -28,7 +28,7 @@ KERNELS = Table(
         "row_id": str,
         "status": str,
         "reason": str,
-        "part": str,  # stack | recurrence | floor
+        "part": str,  # stack | recurrence | floor | control: the first kernel's stack once more
         "kernel": str,  # an implementation, or a floor's name
         "backend": str,
         "cell": str,
@@ -46,6 +46,8 @@ KERNELS = Table(
         "microseconds_per_step_high": float,
         "samples": int,
         "calls_per_sample": int,
+        "sm_clock_mhz": float,  # after the last sample
+        "mark": str,  # "", throttled (why) or contended, as in rounds.csv
         "gradient_error": float,  # the largest relative error that was found before timing
         "predicted_microseconds_per_step": float,  # reckoned for an H100 or H200
         "run_id": str,

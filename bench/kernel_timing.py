@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from bench import gpu_monitor
 from bench.verification import relative_error
 
 SAMPLES = 15
@@ -26,27 +27,69 @@ WARM_UP_SECONDS = 0.2
 CALLS_AT_ONCE = 20
 """Of the warm-up, before it waits: an idle GPU between calls would keep its clocks low."""
 
-
 MOST_ROUNDING = 5e-2
-"""By how much a replay may differ from the call, in any precision: the inputs are the same. What a
-graph forgets to do is off by far more."""
+"""By how much a result may differ from the first one, in any precision: the inputs are the same,
+and only libraries that add in no fixed order may differ at all. What a graph forgets to do is off
+by far more."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds a call, one figure a sample."""
+    """Milliseconds a call, one figure a sample, and what the GPU's driver said meanwhile."""
 
     milliseconds: list[float]
     calls_per_sample: int
+    sm_clock_mhz: float | None = None  # after the last sample
+    mark: str = ""  # as of a round: throttled and why, contended, or nothing
 
 
-def time_on_gpu(call: Callable[[], object], execution: str) -> Timing:
+class ResultDiffers(RuntimeError):
+    """Equal calls gave different results: a graph that forgets something, or a race."""
+
+
+def time_on_gpu(
+    call: Callable[[], object], execution: str, most_error: float = MOST_ROUNDING
+) -> Timing:
     """Time ``call``, which works on buffers of its own and does not wait for the device.
 
     Nothing clears the L2 cache between calls: in training, too, a step finds there what the one
-    before it left.
+    before it left. After each sample its last result is held to the first of all, not timed.
+
+    Args:
+        call: what is timed; returns its results.
+        execution: ``"eager"`` or ``"cuda_graph"``.
+        most_error: by how much results may differ from the first, relative; 0: not in one bit.
+
+    Raises:
+        ResultDiffers: they differ by more.
     """
     run = _captured(call) if execution == "cuda_graph" else call
+    first = [tensor.detach().clone() for tensor in tensors_in(run())]
+    monitor = gpu_monitor.current()
+    before, start = monitor.read() if monitor else None, time.monotonic()
+    _warm_up(run)
+    calls = 1
+    while True:  # double until a sample is long enough; the first ones also warm up
+        milliseconds, _ = _sample(run, calls)
+        if milliseconds >= SAMPLE_MILLISECONDS or calls >= 4096:
+            break
+        missing = SAMPLE_MILLISECONDS / max(milliseconds, 1e-3)
+        calls = min(4096, calls * max(2, math.ceil(missing)))
+    samples: list[float] = []
+    first_sample = time.monotonic()
+    while len(samples) < SAMPLES:
+        if len(samples) >= FEWEST_SAMPLES and time.monotonic() - first_sample > MOST_SECONDS:
+            break
+        milliseconds, made = _sample(run, calls)
+        samples.append(milliseconds / calls)
+        hold_to(first, tensors_in(made), most_error, "a repeated call's", "the first one's")
+    if monitor is None or before is None:
+        return Timing(samples, calls)
+    clock = monitor.state()["sm_clock_mhz"]
+    return Timing(samples, calls, clock, monitor.mark(before, time.monotonic() - start))
+
+
+def _warm_up(run: Callable[[], object]) -> None:
     until = time.monotonic() + WARM_UP_SECONDS
     while True:
         for _ in range(CALLS_AT_ONCE):
@@ -54,45 +97,27 @@ def time_on_gpu(call: Callable[[], object], execution: str) -> Timing:
         torch.cuda.synchronize()
         if time.monotonic() >= until:
             break
-    calls = 1
-    while True:  # double until a sample is long enough; the first ones also warm up
-        milliseconds = _sample(run, calls)
-        if milliseconds >= SAMPLE_MILLISECONDS or calls >= 4096:
-            break
-        missing = SAMPLE_MILLISECONDS / max(milliseconds, 1e-3)
-        calls = min(4096, calls * max(2, math.ceil(missing)))
-    samples: list[float] = []
-    start = time.monotonic()
-    while len(samples) < SAMPLES:
-        if len(samples) >= FEWEST_SAMPLES and time.monotonic() - start > MOST_SECONDS:
-            break
-        samples.append(_sample(run, calls) / calls)
-    return Timing(samples, calls)
 
 
-def _sample(run: Callable[[], object], calls: int) -> float:
+def _sample(run: Callable[[], object], calls: int) -> tuple[float, object]:
     """Milliseconds of ``calls`` calls, from before the first to after the last on the device.
 
-    It leaves the device with nothing to do, and is to find it so.
+    With them comes what the last call returned. The device is to be idle before, and is after.
     """
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     run()  # so that the device is at work when the first call comes: it is not timed while it waits
     start.record()
     for _ in range(calls):
-        run()
+        made = run()
     end.record()
     end.synchronize()
-    return float(start.elapsed_time(end))
+    return float(start.elapsed_time(end)), made
 
 
-class ReplayDiffers(RuntimeError):
-    """A graph does not do what was captured in it."""
-
-
-def _captured(call: Callable[[], object]) -> Callable[[], object]:
+def _captured(call: Callable[[], object]) -> Callable[[], list[torch.Tensor]]:
     """``call`` as a CUDA graph; buffers and autotuned choices are made before the capture.
 
-    Raises ``ReplayDiffers`` where a replay gives other numbers than the call itself.
+    Raises ``ResultDiffers`` where a replay gives other numbers than the call itself.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -108,8 +133,13 @@ def _captured(call: Callable[[], object]) -> Callable[[], object]:
     for tensor in replayed:
         tensor.detach().fill_(math.nan)  # what the graph does not write stays like that
     graph.replay()
-    hold_to(eager, replayed)
-    return graph.replay
+    hold_to(eager, replayed, MOST_ROUNDING, "a replayed graph's", "the eager call's")
+
+    def replay() -> list[torch.Tensor]:
+        graph.replay()
+        return replayed
+
+    return replay
 
 
 def tensors_in(made: object) -> list[torch.Tensor]:
@@ -121,11 +151,20 @@ def tensors_in(made: object) -> list[torch.Tensor]:
     return []
 
 
-def hold_to(eager: Sequence[torch.Tensor], replayed: Sequence[torch.Tensor]) -> None:
-    """Raises ``ReplayDiffers`` unless both are the same numbers but for rounding."""
-    for number, (wanted, found) in enumerate(zip(eager, replayed, strict=True)):
-        error = relative_error(found, wanted)
-        if not error <= MOST_ROUNDING:
-            raise ReplayDiffers(
-                f"a replayed graph's result {number} is off by {error:.2g} from the eager call's"
+def hold_to(
+    wanted: Sequence[torch.Tensor],
+    found: Sequence[torch.Tensor],
+    most_error: float,
+    whose: str,
+    than: str,
+) -> None:
+    """Raises ``ResultDiffers`` unless both are the same numbers up to ``most_error``, relative."""
+    for number, (expected, actual) in enumerate(zip(wanted, found, strict=True)):
+        if torch.equal(expected, actual):  # on the device, and so without a copy
+            continue
+        error = relative_error(actual, expected)
+        if not error <= most_error or most_error == 0:
+            raise ResultDiffers(
+                f"{whose} result {number} is off by {error:.2g} from {than}; at most "
+                f"{most_error:g} is rounding"
             )

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bench import environment, measurement, verification
 from bench.kernel_table import PRECISIONS, Spec, row_id
-from bench.kernel_timing import Timing, time_on_gpu
+from bench.kernel_timing import MOST_ROUNDING, ResultDiffers, Timing, time_on_gpu
 from bench.statistics import median_interval
 from bench.worker import failure
 from deeprnn import implementations
@@ -36,7 +36,7 @@ runs in float64 on a CPU."""
 EXECUTIONS = ("eager", "cuda_graph")
 MODES = ("forward", "forward_backward")
 
-Timer = Callable[[Callable[[], object], str], Timing]
+Timer = Callable[[Callable[[], object], str, float], Timing]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,11 @@ def request_of(spec: Spec, device: str, execution: str = "eager") -> Request:
 
 
 def rows_of(spec: Spec, device: str) -> Iterator[Row]:
-    """Every row of a layer: the kernels of all implementations that have some, then the floors."""
+    """Every row of a layer: the kernels of all implementations that have some, then the floors.
+
+    At last the reference is timed once more: rows follow each other, and what a machine's speed did
+    meanwhile shows in the two.
+    """
     executions = EXECUTIONS if device == "cuda" else EXECUTIONS[:1]
     for name in implementations.names():
         try:
@@ -124,6 +128,11 @@ def rows_of(spec: Spec, device: str) -> Iterator[Row]:
     for floor in floors_of(request_of(spec, device), torch.device(device)):
         for execution in executions:
             yield Row(spec, "floor", floor.name, execution, floor.mode, floor.refusal)
+    last = executions[-1]
+    refusal = implementations.why_unsupported(
+        implementations.REFERENCE, request_of(spec, device, last)
+    )
+    yield Row(spec, "control", implementations.REFERENCE, last, MODES[-1], refusal)
 
 
 class Bench:
@@ -145,6 +154,8 @@ class Bench:
             dtype, matmul_precision = PRECISIONS[row.spec.precision]
             measurement.set_precision(matmul_precision, dtype)
             return {**row.columns(), **self._measure(row)}
+        except ResultDiffers as error:
+            return {**row.columns(), "status": "incorrect", "reason": str(error)}
         except Exception as error:
             self._built = None
             return {**row.columns(), **failure(error)}
@@ -160,7 +171,9 @@ class Bench:
             if checked.reason:
                 return {**figures, "status": "incorrect", "reason": checked.reason}
             call = checked.call(row.part, row.mode)
-        timing = self.timer(call, row.execution)
+        # No kernel of this project adds in an order of chance: a recurrence, which is all kernel,
+        # gives the same bits every time, or there is a race in it.
+        timing = self.timer(call, row.execution, 0.0 if row.part == "recurrence" else MOST_ROUNDING)
         interval = median_interval(
             1e3 * milliseconds / row.spec.num_steps for milliseconds in timing.milliseconds
         )
@@ -170,6 +183,8 @@ class Bench:
             "microseconds_per_step_high": interval.high,
             "samples": len(timing.milliseconds),
             "calls_per_sample": timing.calls_per_sample,
+            "sm_clock_mhz": timing.sm_clock_mhz,
+            "mark": timing.mark,
         }
 
     def _floor(self, row: Row) -> Callable[[], None]:
@@ -245,9 +260,10 @@ class _Checked:
         Of a recurrence only what lies inside time is asked for: the gradient of the gates. Of a
         stack, those of its input and of every parameter.
         """
+        is_stack = part != "recurrence"
         # A weight that needs no gradient costs no product for it after the loop.
-        self.stack.requires_grad_(part == "stack")
-        if part == "stack":
+        self.stack.requires_grad_(is_stack)
+        if is_stack:
             leaves = [self.x, *self.stack.parameters()]
             run = self._run_stack
         else:

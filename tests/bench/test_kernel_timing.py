@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench import kernel_timing
-from bench.kernel_timing import ReplayDiffers, hold_to, tensors_in, time_on_gpu
+from bench.kernel_timing import ResultDiffers, hold_to, tensors_in, time_on_gpu
 from tests.emulated_cuda_graph import emulated
 
 
@@ -17,12 +17,18 @@ def test_what_a_graph_leaves_out_is_found():
     eager = tensors_in((y, gradients))
     assert [tensor.shape for tensor in eager] == [(3, 2), (2,), (4,)]
     assert tensors_in(None) == []
-    hold_to(eager, [tensor * (1 + 1e-3) for tensor in eager])
+    rounded = [tensor * (1 + 1e-3) for tensor in eager]
+    hold_to(eager, rounded, 5e-2, "a", "b")
     unwritten = [y, gradients[0], torch.full((4,), math.nan)]
-    with pytest.raises(ReplayDiffers, match="result 2 is off by nan"):
-        hold_to(eager, unwritten)
-    with pytest.raises(ReplayDiffers, match="result 0 is off by 1"):
-        hold_to(eager, [torch.zeros_like(y), *gradients])
+    with pytest.raises(ResultDiffers, match=r"^a result 2 is off by nan from b; at most 0\.05 is"):
+        hold_to(eager, unwritten, 5e-2, "a", "b")
+    with pytest.raises(ResultDiffers, match="result 0 is off by 1 from"):
+        hold_to(eager, [torch.zeros_like(y), *gradients], 5e-2, "a", "b")
+    hold_to(eager, [tensor.clone() for tensor in eager], 0.0, "a", "b")
+    with pytest.raises(ResultDiffers, match=r"result 0 is off by 0\.001 from b; at most 0 is"):
+        hold_to(eager, rounded, 0.0, "a", "b")
+    with pytest.raises(ResultDiffers, match="off by nan"):  # where the first was wrong already
+        hold_to(unwritten, unwritten, 0.0, "a", "b")
 
 
 def test_a_replay_computes_anew_what_the_call_computed():
@@ -45,7 +51,7 @@ def test_what_is_not_captured_is_found():
         calls.append(x)
         return y.copy_(x) if len(calls) < 4 else y
 
-    with emulated(), pytest.raises(ReplayDiffers, match="result 0 is off by nan"):
+    with emulated(), pytest.raises(ResultDiffers, match="result 0 is off by nan"):
         kernel_timing._captured(call)
 
 
@@ -56,7 +62,7 @@ def test_other_numbers_in_a_replay_are_found():
         calls.append(x)
         return y.copy_(x * (2 if len(calls) > 3 else 1))
 
-    with emulated(), pytest.raises(ReplayDiffers, match="result 0 is off by 1 from the eager"):
+    with emulated(), pytest.raises(ResultDiffers, match="result 0 is off by 1 from the eager"):
         kernel_timing._captured(call)
 
 
@@ -124,10 +130,55 @@ def test_nothing_is_timed_while_the_device_waits_for_the_host(clock_of):
     """Each sample begins with a call that is not counted; the warm-up comes before all of them."""
     clock = clock_of(0.25)
     time_on_gpu(clock.call, "eager")
-    warm_up = 800  # calls of 0.25 ms until 0.2 s are over
+    warm_up = 1 + 800  # one call to be compared with, then some of 0.25 ms until 0.2 s are over
     first_of_samples = [warm_up, warm_up + 2]  # of one call, and of six: that is enough
     first_of_samples += [warm_up + 9 + 7 * number for number in range(15)]
-    assert clock.calls_while_idle == [*range(0, warm_up, 20), *first_of_samples]
+    assert clock.calls_while_idle == [0, *range(21, warm_up, 20), *first_of_samples]
+
+
+@pytest.mark.parametrize("execution", ["eager", "cuda_graph"])
+def test_a_result_that_moves_while_it_is_timed_is_found(execution, clock_of, monkeypatch):
+    """However late, and in one bit where none may change."""
+    clock, x = clock_of(0.25), torch.ones(1000)
+    monkeypatch.setattr(kernel_timing, "_captured", lambda call: call)
+
+    def moves_at(number, by):
+        clock.calls = 0
+
+        def call():
+            clock.call()
+            y = x.clone()
+            y[0] += by if clock.calls >= number else 0.0
+            return x, (y,)
+
+        return call
+
+    last = 1 + 800 + 2 + 7 + 15 * 7
+    repeated = r"^a repeated call's result 1 is off by \S+ from the first one's; at most"
+    for number, by, most_error in ((last, 1e-6, 0.0), (last, 10.0, 0.05), (400, math.nan, 0.05)):
+        with pytest.raises(ResultDiffers, match=repeated):
+            time_on_gpu(moves_at(number, by), execution, most_error)
+    for number, by, most_error in ((last + 1, 10.0, 0.0), (last, 1e-6, 0.05), (1, 10.0, 0.0)):
+        timing = time_on_gpu(moves_at(number, by), execution, most_error)
+        assert timing.milliseconds == pytest.approx(15 * [0.25])
+
+
+def test_what_the_driver_says_meanwhile_is_kept(clock_of, monkeypatch):
+    clock, asked = clock_of(0.25), []
+    monitor = SimpleNamespace(
+        read=lambda: asked.append(clock.calls) or "before",
+        state=lambda: {"sm_clock_mhz": 1410.0, "power_watts": 280.0},
+        mark=lambda before, seconds: f"{before} {seconds:.4f}",
+    )
+    monkeypatch.setattr(kernel_timing.gpu_monitor, "current", lambda: monitor)
+    timing = time_on_gpu(clock.call, "eager")
+    assert timing.sm_clock_mhz == 1410.0
+    assert asked == [1]
+    # from after the first call to after the last sample: warm-up, sizes, and 15 × 7 calls
+    assert timing.mark == f"before {(800 + 2 + 7 + 15 * 7) * 0.25e-3:.4f}"
+    monkeypatch.setattr(kernel_timing.gpu_monitor, "current", lambda: None)
+    timing = time_on_gpu(clock.call, "eager")
+    assert (timing.sm_clock_mhz, timing.mark) == (None, "")
 
 
 def test_a_graph_is_timed_by_its_replays(clock_of, monkeypatch):

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from bench import kernel_page, kernel_runner, kernel_worker, kernels_command
 from bench.kernel_runner import KernelRun, PlanFailed
 from bench.kernel_table import DEFAULT_SPECS, KERNELS, Spec, specs
-from bench.kernel_timing import Timing
+from bench.kernel_timing import ResultDiffers, Timing
 from bench.kernel_worker import Bench, Row, rows_of
 from bench.kernels_command import kernels
 from bench.results import ResultsError
@@ -53,10 +53,10 @@ def test_what_is_given_is_combined_and_the_rest_is_the_published_layers():
 # Rows
 
 
-def fake_timer(call, execution):
+def fake_timer(call, execution, most_error):
     """Runs the call once, for real, and reports three milliseconds for every sample."""
     call()
-    return Timing([3.0] * 7, 2)
+    return Timing([3.0] * 7, 2, 1410.0, "contended")
 
 
 @pytest.mark.parametrize("cell", ["lstm"])
@@ -74,10 +74,16 @@ def test_every_row_of_a_layer_is_filled(cell):
     assert {name for part, name, _ in found if part == "floor"} == {
         "barrier", "launch", "product", "traffic",
     }  # fmt: skip
+    # The last one is the reference once more.
+    assert [key for key in found if key[0] == "control"] == [
+        ("control", implementations.REFERENCE, "forward_backward")
+    ]
+    assert filled[-1]["part"] == "control"
     for row in filled:
         assert row["status"] == "ok", row["reason"]
         assert row["microseconds_per_step"] == pytest.approx(3000 / spec.num_steps)
         assert (row["samples"], row["calls_per_sample"]) == (7, 2)
+        assert (row["sm_clock_mhz"], row["mark"]) == (1410.0, "contended")
         if row["part"] != "floor":
             assert 0 < row["gradient_error"] <= 1e-5
 
@@ -97,8 +103,26 @@ def test_a_wrong_kernel_is_not_timed(monkeypatch):
     assert "microseconds_per_step" not in row
 
 
+def test_a_result_that_moves_is_not_published():
+    """A recurrence may not change in one bit; around it are sums of other libraries."""
+    asked = []
+
+    def moving(call, execution, most_error):
+        asked.append(most_error)
+        raise ResultDiffers("a repeated call's result 0 is off by 0.1")
+
+    for part in ("stack", "control", "recurrence", "floor"):
+        kernel = "launch" if part == "floor" else "triton_step"
+        row = Bench("cpu", moving).fill(Row(TINY, part, kernel, "eager", "forward"))
+        assert (row["status"], row["reason"]) == (
+            "incorrect", "a repeated call's result 0 is off by 0.1",
+        )  # fmt: skip
+        assert "microseconds_per_step" not in row
+    assert asked == [0.05, 0.05, 0, 0.05]
+
+
 def test_a_failure_is_a_row(monkeypatch):
-    def broken(call, execution):
+    def broken(call, execution, most_error):
         raise RuntimeError("too many resources\nrequested")
 
     row = Bench("cpu", broken).fill(Row(TINY, "floor", "launch", "eager", "forward"))
@@ -263,6 +287,64 @@ def test_the_page_is_made_from_the_stored_table(tmp_path):
     assert "| triton_sequence | 4.25 (4.12–4.5) | 1.45 | – | 2.0e-04 |" in page
     assert "| barrier | 4.25 (4.12–4.5) |" in page
     assert "- oom: out of | memory: `lstm-L2-H256-B32-T35-tf32/stack/torch_nn" in page
+
+
+def timed(kernel, median, low, high, part="stack", execution="cuda_graph", **changes):
+    figures = dict(zip(("", "_low", "_high"), (median, low, high), strict=True))
+    row = filled(kernel, part, "forward_backward")
+    row["row_id"] = f"{part}/{kernel}/{execution}"
+    row |= {f"microseconds_per_step{end}": value for end, value in figures.items()}
+    return {**row, "execution": execution, **changes}
+
+
+def page_of(tmp_path, *rows):
+    KERNELS.path(tmp_path).unlink(missing_ok=True)
+    KERNELS.append(tmp_path, rows)
+    return kernel_page.write(tmp_path).read_text("utf-8")
+
+
+def test_the_page_begins_with_the_fastest_of_each_layer(tmp_path):
+    eager = timed("torch_nn", 12.0, 11.0, 13.0, execution="eager")
+    reference, second = timed("torch_nn", 6.0, 5.9, 6.1), timed("b", 3.0, 2.9, 3.1)
+    fastest = timed("a", 2.0, 1.9, 2.1, sm_clock_mhz=1410.0)
+    control = timed("torch_nn", 6.6, 6.5, 6.7, part="control", sm_clock_mhz=1980.0)
+    layer = "| lstm, 2 × 256, B 32, T 35, TF32 | `a` | 2 (1.9–2.1) "
+    page = page_of(tmp_path, eager, reference, second, fastest, control)
+    # 5.9 / 2.1 = 2.81 and 6.7 / 1.9 = 3.53: the control widens the reference's interval
+    compared = "| 3.00 × (2.81–3.53) | 6.00 × (5.24–6.84) | `b`, 3 (2.9–3.1) |"
+    assert layer + compared in page
+    assert "once more, after all the others: 6.6 (6.5–6.7)" in page
+    assert "+10.0 %; **ratios of this layer are no finer than that**." in page
+    assert "Clock of the multiprocessors: 1,410–1,980 MHz." in page
+    assert page.index("fastest of each layer") < page.index("## lstm")
+
+    page = page_of(tmp_path, fastest, timed("torch_nn", 6.6, 0, 0, status="crashed"))
+    assert layer + "| – | – | – |" in page
+    assert "once more, after all" not in page
+    assert "processors: 1,410 MHz" in page
+
+    page = page_of(tmp_path, reference, timed("c", 7.0, 6.9, 7.1), eager)
+    assert "`torch_nn` | 6 (5.9–6.1) | – | 2.00 × (1.80–2.20) | `c`, 7 (6.9–7.1) |" in page
+    page = page_of(tmp_path, reference, {**control, "microseconds_per_step": 6.12})
+    assert "+2.0 %." in page
+    page = page_of(tmp_path, reference, {**control, "microseconds_per_step": 5.7})
+    assert "-5.0 %; **ratios" in page
+    assert "fastest of each" not in page_of(tmp_path, eager)
+
+
+def test_rows_of_a_disturbed_gpu_are_named(tmp_path):
+    rows = [
+        timed("a", 2.0, 1.9, 2.1, mark="throttled (power cap)"),
+        timed("b", 2.0, 1.9, 2.1, mark="contended"),
+        timed("c", 2.0, 1.9, 2.1, mark="throttled (power cap)"),
+        timed("d", 2.0, 1.9, 2.1),
+    ]
+    page = page_of(tmp_path, *rows)
+    assert (
+        "- **Throttled (power cap)** while it was timed: `stack/a/cuda_graph`, "
+        "`stack/c/cuda_graph`.\n- **Contended** while it was timed: `stack/b/cuda_graph`.\n"
+    ) in page
+    assert "while it was timed: " not in page_of(tmp_path, rows[-1])
 
 
 def test_what_more_steps_add_is_a_step_without_the_launch(tmp_path):

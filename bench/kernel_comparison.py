@@ -1,0 +1,118 @@
+"""Of ``kernels.csv``: kernels against the reference, and how steady the machine was meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from deeprnn.implementations import REFERENCE
+
+FASTEST_HEAD = f"""## The fastest of each layer
+
+Whole stacks, forward + backward, in a CUDA graph; "×" is how many times as fast as `{REFERENCE}`.
+In brackets what the intervals of both allow, with `{REFERENCE}` as it was timed first and once more
+after all the others.
+"""
+
+COMPARED = ("stack", "cuda_graph", "forward_backward")
+"""What ``FASTEST_HEAD`` speaks of: part, execution and mode."""
+
+DRIFTED_ABOVE = 0.03
+"""A layer is said to have moved when its control differs from its first timing by more."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Microseconds a step, and the ends of its interval."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, *identity: str) -> Figure | None:
+        """The figure of the timed row with this part, kernel, execution and mode."""
+        names = ("part", "kernel", "execution", "mode")
+        for name, value in zip(names, identity, strict=True):
+            rows = rows[rows[name] == value]
+        rows = rows[rows["status"] == "ok"]
+        if rows.empty:
+            return None
+        column = "microseconds_per_step"
+        row = rows.iloc[0]
+        return cls(*(float(row[name]) for name in (column, f"{column}_low", f"{column}_high")))
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.low:.3g}–{self.high:.3g})"
+
+    def with_another(self, other: Figure | None) -> Figure:
+        """The same median; the interval reaches over the other's, too."""
+        if other is None:
+            return self
+        return Figure(self.median, min(self.low, other.low), max(self.high, other.high))
+
+    def times_as_fast_as(self, other: Figure) -> str:
+        ratio, low, high = (
+            other.median / self.median, other.low / self.high, other.high / self.low
+        )  # fmt: skip
+        return f"{ratio:.2f} × ({low:.2f}–{high:.2f})"
+
+
+def fastest(layers: Mapping[str, pd.DataFrame]) -> list[str]:
+    """One line a layer: its fastest kernel against the reference, captured as well and eager."""
+    part, execution, mode = COMPARED
+    lines = []
+    for name, rows in layers.items():
+        figures = {
+            kernel: figure
+            for kernel in rows["kernel"].unique()
+            if (figure := Figure.of(rows, part, kernel, execution, mode)) is not None
+        }
+        if not figures:
+            continue
+        ranked = sorted(figures, key=lambda kernel: figures[kernel].median)
+        cells = [name, f"`{ranked[0]}`", str(figures[ranked[0]])]
+        control = Figure.of(rows, "control", REFERENCE, execution, mode)
+        captured = figures.get(REFERENCE)
+        captured = captured and captured.with_another(control)
+        eager = Figure.of(rows, part, REFERENCE, "eager", mode)
+        is_itself = ranked[0] == REFERENCE
+        for other in (None if is_itself else captured, eager):
+            cells.append(figures[ranked[0]].times_as_fast_as(other) if other else "–")
+        cells.append(f"`{ranked[1]}`, {figures[ranked[1]]}" if len(ranked) > 1 else "–")
+        lines.append(line(cells))
+    if not lines:
+        return []
+    head = ["layers", "fastest", "µs a step", f"`{REFERENCE}` in a graph", f"`{REFERENCE}` eager"]
+    head.append("second")
+    return [FASTEST_HEAD, line(head), "|---" * len(head) + "|", *lines, ""]
+
+
+def conditions(timed: pd.DataFrame) -> list[str]:
+    """How steady the machine was while a layer was timed."""
+    said = []
+    _, execution, mode = COMPARED
+    first = Figure.of(timed, COMPARED[0], REFERENCE, execution, mode)
+    control = Figure.of(timed, "control", REFERENCE, execution, mode)
+    if first and control:
+        moved = control.median / first.median - 1
+        warning = "; **ratios of this layer are no finer than that**"
+        said.append(
+            f"`{REFERENCE}` once more, after all the others: {control} in a graph, forward + "
+            f"backward, {100 * moved:+.1f} %{warning if abs(moved) > DRIFTED_ABOVE else ''}."
+        )
+    clocks = timed["sm_clock_mhz"].dropna()
+    if not clocks.empty:
+        low, high = f"{clocks.min():,.0f}", f"{clocks.max():,.0f}"
+        said.append(f"Clock of the multiprocessors: {low if low == high else f'{low}–{high}'} MHz.")
+    for mark, rows in timed[timed["mark"].fillna("") != ""].groupby("mark", sort=False):
+        names = ", ".join(f"`{name}`" for name in rows["row_id"])
+        said.append(f"**{str(mark).capitalize()}** while it was timed: {names}.")
+    return [*(f"- {sentence}" for sentence in said), ""] if said else []
+
+
+def line(cells: list[str]) -> str:
+    """A line of a table in Markdown."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
