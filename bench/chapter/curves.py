@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.chapter.stored import Learned
-from bench.plots.style import INK, MUTED, PALETTE, legend_above, legend_height, panels
+from bench.plots.style import INK, MUTED, PALETTE, legend_above, panels
 
 
 def draw_curves(networks: Mapping[str, Sequence[Learned]]) -> Figure:
     """Training (solid) and validation (dotted) perplexity on a log scale, a colour a network."""
-    figure, (axes,) = panels([3.2], legend_height(len(networks) + 2))
+    figure, (axes,) = panels([3.2], len(networks) + 2)
     handles = []
     for (name, learned), colour in zip(networks.items(), PALETTE, strict=False):
         handles.append(Line2D([], [], color=colour, lw=2.5, label=name))

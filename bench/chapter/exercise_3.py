@@ -14,7 +14,7 @@ from bench.chapter.ngram import SMOOTHINGS
 from bench.chapter.power_law import PowerLaw, fit
 from bench.chapter.section import Cell, Picture, Section, Table, mean_and_half, of_bits
 from bench.chapter.stored import Chapter, Learned
-from bench.plots.style import INK, PALETTE, legend_above, legend_height, panels
+from bench.plots.style import INK, PALETTE, legend_above, panels
 
 PART = "exercise-3"
 MODELS = {
@@ -215,7 +215,7 @@ def _mean(bits: list[float | None]) -> float:
 
 def _draw(chapter: Chapter, learned: dict[str, list[Learned]], law: PowerLaw | str) -> Figure:
     by_size = sizes(chapter, learned)
-    figure, (axes,) = panels([3.4], legend_height(len(MODELS) + 2))
+    figure, (axes,) = panels([3.4], len(MODELS) + 2)
     network, *others = PALETTE
     for size, seeds in by_size.items():
         bits = [value for one in seeds if (value := chapter.bits(one, WELLS)) is not None]

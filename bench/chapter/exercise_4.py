@@ -18,7 +18,7 @@ from bench.chapter.section import (
     mean_and_half,
 )
 from bench.chapter.stored import Chapter, Learned
-from bench.plots.style import PALETTE, legend_above, legend_height, panels
+from bench.plots.style import PALETTE, legend_above, panels
 
 PART = "exercise-4"
 AUTHORS = {
@@ -189,7 +189,7 @@ def _one_seed(chapter: Chapter, learned: dict[str, list[Learned]]) -> str:
 
 
 def _draw(chapter: Chapter, learned: dict[str, list[Learned]]) -> Figure:
-    figure, (axes,) = panels([0.42 * len(learned) + 0.6], legend_height(len(TEXTS)))
+    figure, (axes,) = panels([0.42 * len(learned) + 0.6], len(TEXTS))
     for row, found in enumerate(learned.values()):
         for place, (text, colour) in enumerate(zip(TEXTS, PALETTE, strict=False)):
             bits = [v for one in found if (v := chapter.bits(one, text)) is not None]

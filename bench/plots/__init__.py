@@ -25,6 +25,7 @@ class Plot:
     title: str
     caption: str  # what it shows and leaves out; for a plot that is not drawn, why
     svg: str  # the text of the file; empty where there was nothing to show
+    columns: int = 1  # of panels
 
     @property
     def is_drawn(self) -> bool:
@@ -57,7 +58,8 @@ def write_all(report: Report, directory: Path) -> list[Plot]:
             else:
                 figure, caption = drawn
                 caption = f"{caption} {_left_out(report)}".strip()
-                plots.append(Plot(name, title, caption, style.save(figure, directory, name)))
+                svg = style.save(figure, directory, name)
+                plots.append(Plot(name, title, caption, svg, style.columns_in(figure)))
     return plots
 
 

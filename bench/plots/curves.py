@@ -17,7 +17,6 @@ from bench.plots.style import (
     colours,
     heading,
     legend_above,
-    legend_height,
     markers,
     panels,
 )
@@ -109,7 +108,7 @@ def _panels(
             for name in executions
         ]
     handles += more
-    figure, axes = panels([PANEL for _ in chosen], legend_height(len(handles)))
+    figure, axes = panels([PANEL for _ in chosen], len(handles))
     legend_above(figure, handles)
     return figure, axes
 

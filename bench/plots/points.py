@@ -14,7 +14,6 @@ from bench.plots.style import (
     colours,
     heading,
     legend_above,
-    legend_height,
     markers,
     panels,
     place_labels,
@@ -72,7 +71,7 @@ def published(report: Report) -> tuple[Figure, str] | str:
     names = sorted({case.implementation for _, _, cases in chosen for case in cases})
     handles = [Line2D([], [], ls="", marker=marker[n], color=colour[n], label=n) for n in names]
     handles.append(Line2D([], [], ls="", marker="|", ms=14, mew=2.4, color=INK, label="published"))
-    figure, axes = panels([0.5 for _ in chosen], legend_height(len(handles)))
+    figure, axes = panels([0.5 for _ in chosen], len(handles))
     legend_above(figure, handles)
     values = [float(figure) for _, figure, _ in chosen if figure]
     values += [case["tokens_per_second"] for _, _, cases in chosen for case in cases]

@@ -10,6 +10,7 @@ time.
 from __future__ import annotations
 
 import io
+import math
 import pkgutil
 import textwrap
 from collections.abc import Iterable
@@ -105,18 +106,37 @@ def _places(implementations: Iterable[str]) -> dict[str, int]:
     return {name: order.index(name) for name in sorted(wanted)}
 
 
-def panels(heights: list[float], legend: float = 0.0) -> tuple[Figure, list[Axes]]:
-    """A figure of panels beneath each other.
+def columns_of(panels: int) -> int:
+    """How many panels stand beside each other where there are so many: one column gets too long."""
+    return 1 if panels <= 4 else 2 if panels <= 6 else 3
 
-    ``heights`` are the panels' own, and ``legend`` that of a legend above them, in inches; what
-    titles and axis labels need is added.
+
+def panels(heights: list[float], legends: int = 0) -> tuple[Figure, list[Axes]]:
+    """A figure of panels beneath each other, of many in columns, line by line.
+
+    ``heights`` are the panels' own in inches, and ``legends`` is how many entries a legend above
+    them has; what it, titles and axis labels need is added.
     """
-    size = (WIDTH, sum(heights) + 0.95 * len(heights) + legend)
+    columns = columns_of(len(heights))
+    lines = [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
+    height = sum(lines) + 0.95 * len(lines) + legend_height(legends, columns)
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.09, hspace=0.02)
-    figure = Figure(figsize=size, dpi=160, layout=layout)
+    figure = Figure(figsize=(WIDTH * columns, height), dpi=160, layout=layout)
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)
-    return figure, list(axes[:, 0])
+    # A column is a figure of its own: titles begin at its left edge.
+    parts = figure.subfigures(1, columns, squeeze=False)[0] if columns > 1 else [figure]
+    grid = [
+        part.subplots(len(lines), 1, squeeze=False, height_ratios=lines)[:, 0] for part in parts
+    ]
+    axes = [grid[place % columns][place // columns] for place in range(len(lines) * columns)]
+    for empty in axes[len(heights) :]:
+        empty.set_axis_off()
+    return figure, axes[: len(heights)]
+
+
+def columns_in(figure: Figure) -> int:
+    """How many columns ``panels`` gave this figure."""
+    return round(figure.get_figwidth() / WIDTH)
 
 
 def heading(axes: Axes, title: str, notes: Iterable[str] = ()) -> None:
@@ -134,7 +154,7 @@ def heading(axes: Axes, title: str, notes: Iterable[str] = ()) -> None:
         axes.annotate(
             text,
             (0.02, 1.0),
-            xycoords=("figure fraction", "axes fraction"),
+            xycoords=("subfigure fraction", "axes fraction"),
             xytext=(0, SETTINGS["axes.titlepad"] + row * pitch),
             textcoords="offset points",
             fontsize=9.5 if is_note else SETTINGS["axes.titlesize"],
@@ -147,13 +167,17 @@ def heading(axes: Axes, title: str, notes: Iterable[str] = ()) -> None:
 def legend_above(figure: Figure, handles: list[Line2D]) -> None:
     """One legend for all panels, outside of them."""
     figure.legend(
-        handles=handles, loc="outside upper left", ncols=2, fontsize=9.5, handlelength=3.2
+        handles=handles,
+        loc="outside upper left",
+        ncols=2 * columns_in(figure),
+        fontsize=9.5,
+        handlelength=3.2,
     )
 
 
-def legend_height(entries: int) -> float:
-    """Inches that ``legend_above`` takes for so many entries."""
-    return 0.22 * ((entries + 1) // 2) + 0.15
+def legend_height(entries: int, columns: int) -> float:
+    """Inches that ``legend_above`` takes for so many entries over so many columns of panels."""
+    return 0.22 * math.ceil(entries / (2 * columns)) + 0.15 if entries else 0.0
 
 
 def freeze(figure: Figure) -> None:
@@ -196,8 +220,8 @@ def place_labels(axes: Axes, points: list[tuple[float, float, str, str]]) -> Non
     For each name, places around its point are tried from near to far, and the first that is free
     is taken; a name that had to move away gets a thin line to its point.
     """
-    figure = axes.figure
-    freeze(figure)  # type: ignore[arg-type]
+    figure = axes.figure.figure  # of a panel in a column, the whole
+    freeze(figure)
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     centres = [axes.transData.transform((x, y)) for x, y, _, _ in points]
     taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in centres]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from bench.plots import PLOTS, bars, curves, points, style, write_all
 from bench.ranking import Report, load
@@ -34,6 +37,13 @@ def graphs(tmp_path_factory) -> Report:
     return load(directory)
 
 
+@pytest.fixture(scope="module")
+def many(report, graphs) -> Report:
+    """More workloads than one column takes, and no full lines of columns."""
+    workloads = [*report.workloads, *graphs.workloads] * 2
+    return replace(graphs, workloads=workloads)
+
+
 @pytest.fixture(autouse=True)
 def look():
     with mpl.rc_context(style.SETTINGS):
@@ -43,6 +53,45 @@ def look():
 def figure_of(drawn: tuple[Figure, str] | str) -> Figure:
     assert not isinstance(drawn, str), drawn
     return drawn[0]
+
+
+def panels_of(figure: Figure) -> list[Axes]:
+    """The axes as one reads them, line by line."""
+    style.freeze(figure)
+    drawn = [axes for axes in figure.axes if axes.axison]
+    return sorted(drawn, key=lambda axes: (-round(axes.get_position().y0, 1), _left(axes)))
+
+
+def _left(axes: Axes) -> float:
+    return axes.get_window_extent().x0
+
+
+@pytest.mark.parametrize(
+    ("count", "columns", "lines"), [(1, 1, 1), (4, 1, 4), (5, 2, 3), (6, 2, 3), (7, 3, 3)]
+)
+def test_many_panels_stand_in_columns_and_are_read_line_by_line(count, columns, lines):
+    handles = [Line2D([], [], label=f"name {number}") for number in range(13)]
+    figure, axes = style.panels([1.0 + 0.1 * number for number in range(count)], len(handles))
+    style.legend_above(figure, handles)
+    for number, panel in enumerate(axes):
+        style.heading(panel, f"panel {number}", ["a note"])
+    style.freeze(figure)
+    assert style.columns_in(figure) == style.columns_of(count) == columns
+    assert panels_of(figure) == axes
+    boxes = [panel.get_window_extent() for panel in axes]
+    assert len({round(box.x0) for box in boxes}) == columns
+    width = figure.bbox.width / columns
+    for line in range(lines):  # a column with a panel fewer has a little more room for the others
+        tops = [box.y1 for box in boxes[columns * line : columns * (line + 1)]]
+        assert max(tops) - min(tops) < 0.05 * figure.bbox.height
+    for number, (panel, box) in enumerate(zip(axes, boxes, strict=True)):
+        left = width * (number % columns)
+        assert left < box.x0 < box.x1 <= left + width
+        for text in panel.texts:  # title and note begin at the left edge of the column
+            assert left < text.get_window_extent().x0 < left + 0.05 * width
+    legend = figure.legends[0].get_window_extent()
+    tops = [text.get_window_extent().y1 for panel in axes for text in panel.texts]
+    assert max(tops) < legend.y0 < legend.y1 <= figure.bbox.y1
 
 
 def test_every_plot_is_written_twice_the_same(graphs, tmp_path):
@@ -63,12 +112,11 @@ def test_every_plot_is_written_twice_the_same(graphs, tmp_path):
     assert len(list((tmp_path / "first").iterdir())) == 2 * len(PLOTS)
 
 
-@pytest.mark.parametrize("which", ["report", "graphs"])
+@pytest.mark.parametrize("which", ["report", "graphs", "many"])
 def test_throughput_has_the_fastest_on_top_and_nothing_interpreted(which, request):
     loaded = request.getfixturevalue(which)
     figure = figure_of(bars.throughput(loaded))
-    assert len(figure.axes) == len(loaded.workloads)
-    for axes, workload in zip(figure.axes, loaded.workloads, strict=True):
+    for axes, workload in zip(panels_of(figure), loaded.workloads, strict=True):
         widths = [bar.get_width() for bar in axes.patches]
         assert widths == sorted(widths, reverse=True)
         assert widths == [case["tokens_per_second"] for case in workload.ranked]
@@ -136,12 +184,12 @@ def test_lines_that_coincide_differ_in_width(report):
     assert widths == sorted(widths, reverse=True)  # what lies above is thinner
 
 
-@pytest.mark.parametrize("which", ["report", "graphs"])
+@pytest.mark.parametrize("which", ["report", "graphs", "many"])
 def test_no_name_covers_another_or_leaves_the_panel(which, request):
     loaded = request.getfixturevalue(which)
     figure = figure_of(points.cold_start(loaded))
     renderer = figure.canvas.get_renderer()
-    for axes, workload in zip(figure.axes, loaded.workloads, strict=True):
+    for axes, workload in zip(panels_of(figure), loaded.workloads, strict=True):
         names = [t for t in axes.texts if getattr(t, "arrow_patch", None) is not None]
         assert sorted(t.get_text() for t in names) == sorted(map(loaded.label, workload.ranked))
         for name in names:
