@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.backends.cudnn.rnn import get_cudnn_mode
 
 from deeprnn.cells import State
 from deeprnn.cudnn_algorithm import Gpu, algorithms
@@ -50,7 +51,7 @@ class TorchNN(DeepRNN):
                 own = self.parameters_of(first + index)
                 for (name, _), parameter in zip(self._shapes(index), own, strict=True):
                     setattr(module, name, parameter)
-            module.flatten_parameters()
+            flatten_parameters(module)
 
     def _apply(self, *arguments: Any, **options: Any) -> TorchNN:
         super()._apply(*arguments, **options)
@@ -65,7 +66,7 @@ class TorchNN(DeepRNN):
 
     def flatten_parameters(self) -> None:
         for module in self._modules_by_first_layer.values():
-            module.flatten_parameters()
+            flatten_parameters(module)
 
     def stack(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         finals: list[State] = []
@@ -95,14 +96,60 @@ class TorchNN(DeepRNN):
     def backend(self, y: Tensor) -> str:
         nodes = graph_node_names(y)
         if any("Cudnn" in name for name in nodes):
-            # PyTorch does not lay bfloat16 weights out for cuDNN once and for all.
-            copied = ", weights copied at every call" if y.dtype == torch.bfloat16 else ""
+            modules = self._modules_by_first_layer.values()
+            is_copied = not all(is_in_one_piece(module) for module in modules)
+            copied = ", weights copied at every call" if is_copied else ""
             return f"{cudnn_version()}, {self._algorithms(y)} by PyTorch's conditions{copied}"
         if any("Miopen" in name for name in nodes):
             return "MIOpen"
         if any("Mkldnn" in name for name in nodes):
             return "oneDNN"
         return super().backend(y)
+
+
+def flatten_parameters(module: nn.RNNBase) -> None:
+    """Puts the weights into one piece for cuDNN, which would else get a copy at every call.
+
+    The module's own method leaves bfloat16 out, as ``torch.backends.cudnn.is_acceptable`` does,
+    though cuDNN runs it and PyTorch takes such weights where they are in one piece. Elsewhere than
+    on a GPU with cuDNN nothing changes.
+    """
+    module.flatten_parameters()
+    weights = _weights_of(module)
+    if _needs_flattening(weights):
+        with torch.cuda.device_of(weights[0]), torch.no_grad():
+            torch._cudnn_rnn_flatten_weight(
+                weights,
+                len(weights) // module.num_layers,
+                module.input_size,
+                get_cudnn_mode(module.mode),
+                module.hidden_size,
+                0,  # no projection
+                module.num_layers,
+                False,  # batch_first
+                False,  # bidirectional
+            )
+
+
+def _weights_of(module: nn.RNNBase) -> list[Tensor]:
+    return [weight for weight in module._flat_weights if isinstance(weight, Tensor)]
+
+
+def _needs_flattening(weights: list[Tensor]) -> bool:
+    """Whether these are bfloat16 weights that cuDNN's module will get, on a GPU that has it."""
+    return (
+        all(weight.is_cuda and weight.dtype == torch.bfloat16 for weight in weights)
+        and torch.version.cuda is not None
+        and torch.backends.cudnn.enabled
+        and torch.backends.cudnn.is_available()
+        and torch._use_cudnn_rnn_flatten_weight()
+        and torch.cuda.get_device_capability(weights[0].device) >= (8, 0)
+    )
+
+
+def is_in_one_piece(module: nn.RNNBase) -> bool:
+    """Whether all weights of a module lie in one storage."""
+    return len({weight.untyped_storage().data_ptr() for weight in _weights_of(module)}) == 1
 
 
 def cudnn_version() -> str:

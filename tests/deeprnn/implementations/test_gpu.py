@@ -1,10 +1,13 @@
 """What only a GPU can show: that all are right there, captured too, and which algorithms ran."""
 
+import warnings
+
 import pytest
 import torch
 
 from bench.verification import bound_for, verify, verify_replay
 from deeprnn import implementations, language_model
+from deeprnn.cells import CELLS
 from deeprnn.cudnn_algorithm import PERSISTENT
 from deeprnn.minibatches import Minibatches
 from deeprnn.precision import set_matmul_precision
@@ -41,6 +44,26 @@ def test_the_profiler_sees_persistent_kernels(stack):
         torch.cuda.synchronize()
     names = {event.key for event in profile.key_averages()}
     assert any("persist" in name.lower() for name in names), sorted(names)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_weights_are_in_one_piece_in_every_type(cell, dtype):
+    """Else cuDNN gets a copy of them at every call, and PyTorch warns."""
+    request = Request(cell=cell, device="cuda", dtype=dtype, num_layers=2)
+    reason = implementations.why_unsupported("torch_nn", request)
+    if reason:
+        pytest.skip(reason)
+    stack = implementations.build("torch_nn", cell, 28, 256, 2).to("cuda", getattr(torch, dtype))
+    x = torch.randn(3, 32, 28, device="cuda", dtype=getattr(torch, dtype))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "RNN module weights are not part of single")
+        y, _ = stack(x)
+        y.sum().backward()
+    assert "cuDNN" in stack.backend(y)
+    assert "copied" not in stack.backend(y)
+    outcome = verify(stack, 32, 3, seed=1, bound=bound_for(dtype, "ieee", cell))
+    assert outcome.passed, str(outcome)
 
 
 @pytest.mark.parametrize("execution", ["eager", "cuda_graph"])
