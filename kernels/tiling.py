@@ -96,6 +96,11 @@ def uses_tensor_cores(dtype: torch.dtype, input_precision: str) -> bool:
     return dtype.itemsize == 2 or (dtype == torch.float32 and input_precision == "tf32")
 
 
+# Shared memory that the driver of an NVIDIA GPU keeps for itself of every program, bytes. Source:
+# CUDA C++ Programming Guide, compute capability 8.x, shared memory.
+DRIVERS_SHARE = 1024
+
+
 @dataclasses.dataclass(frozen=True)
 class Chip:
     """What a kernel that keeps its weights on chip must know of a GPU.
@@ -108,6 +113,14 @@ class Chip:
     multiprocessors: int
     shared_memory: int
     keeps_in: Literal["shared memory", "registers"] = "shared memory"
+
+    def programs_each(self, needed: int) -> int:
+        """How many programs a multiprocessor has shared memory for, if each wants `needed` bytes.
+
+        A multiprocessor has as much as one program may have, and what the driver takes of each.
+        """
+        share = DRIVERS_SHARE if self.keeps_in == "shared memory" else 0  # AMD's keeps none
+        return (self.shared_memory + share) // (needed + share)
 
 
 # Published figures, for compiling without the device: A100, H100 and H200, B200, MI300X.
@@ -238,7 +251,7 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
             continue
         # Registers leave room for two programs of 4 warps, whatever the compiler uses (255 each).
         # With few rows two on one multiprocessor would share what takes the time.
-        together = 1 if few_rows else min(chip.shared_memory // needed, 2)
+        together = 1 if few_rows else min(chip.programs_each(needed), 2)
         programs = triton.cdiv(H, block_h) * triton.cdiv(B, block_b) * layers
         if programs <= together * chip.multiprocessors:
             return tile

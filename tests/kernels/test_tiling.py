@@ -39,7 +39,7 @@ def test_every_tile_fits_the_chip_and_the_grid_is_co_resident(cell, chip, layers
                 kept = 1 if layers == 1 else 2
                 needed = shared_memory(tile, H, G, dtype, bool(backward), chip, kept)
                 programs = layers * triton.cdiv(H, tile.block_h) * triton.cdiv(B, tile.block_b)
-                together = min(chip.shared_memory // needed, 2)
+                together = min(chip.programs_each(needed), 2)
                 assert tile.marked is marked
                 assert needed <= chip.shared_memory
                 assert programs <= together * chip.multiprocessors
@@ -77,6 +77,23 @@ def test_published_sizes_fit(cell, H, chip):
     for precision in ("ieee", "tf32"):
         tiles = sequence_tiles(32, H, GATES[cell], torch.float32, precision, CHIPS[chip])
         assert not isinstance(tiles, str), tiles
+
+
+@pytest.mark.parametrize(
+    ("name", "needed", "programs"),
+    [
+        ("sm_90", 227 * 1024, 1),
+        ("sm_90", 227 * 1024 // 2, 1),  # 228 KiB are there, and each takes 1 KiB more than it wants
+        ("sm_90", 113 * 1024, 2),
+        ("sm_90", 113 * 1024 + 1, 1),
+        ("sm_80", 81 * 1024, 2),
+        ("sm_80", 81 * 1024 + 1, 1),
+        ("gfx942", 32 * 1024, 2),
+        ("gfx942", 32 * 1024 + 1, 1),
+    ],
+)
+def test_what_the_driver_keeps_of_every_program_is_not_given_out(name, needed, programs):
+    assert CHIPS[name].programs_each(needed) == programs
 
 
 def test_what_does_not_fit_says_by_how_much():
