@@ -31,7 +31,7 @@ Examples:
   python -m bench list --profile smoke                every case of a profile
   python -m bench run                                 quick on a CPU, full on a GPU
   python -m bench run --profile published --only lstm the published LSTM, 500 epochs
-  python -m bench run -w lstm-H384 -w gru-L1-H512-tf32 networks of your own
+  python -m bench run -w lstm-H384 -w gru-L1-H512     networks of your own
   python -m bench chapter                             the chapter's runs and exercises
   python -m bench report reports/my-machine/quick     render a stored report again
   python -m bench gate revisions --base main          did my commit make training slower?

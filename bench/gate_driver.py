@@ -40,7 +40,8 @@ def chosen(case_ids: Sequence[str], only: Sequence[str]) -> list[str]:
 
     def matches(case_id: str, pattern: str) -> bool:
         if any(character in pattern for character in "*?["):
-            return fnmatch.fnmatchcase(case_id, pattern)
+            wholes = (case_id, *case_id.split("/"))
+            return any(fnmatch.fnmatchcase(whole, pattern) for whole in wholes)
         return pattern in (case_id.split("/") if pattern in names else case_id)
 
     for pattern in only:

@@ -45,8 +45,8 @@ OnlyOption = Annotated[
     list[str] | None,
     typer.Option(
         "--only",
-        help="Only cases that match: an implementation, a piece of a case id, or a pattern over a "
-        "whole one such as 'lstm-*/torch_nn/*'. May be given several times.",
+        help="Only cases that match: an implementation, a piece of a case id, or a pattern of a "
+        "whole one or of a part between slashes, such as 'triton_*'. May be given several times.",
     ),
 ]
 WorkloadOption = Annotated[

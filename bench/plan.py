@@ -61,11 +61,13 @@ def plan(
 def matches(case_id: str, pattern: str) -> bool:
     """Whether ``pattern`` is a whole part between slashes, a shell pattern, or a piece of the id.
 
-    A name that is one whole part means that part alone: ``gru`` is a piece of many ids, but
-    ``torch_nn`` must not also choose ``torch_nn_persistent``.
+    A shell pattern is one of the whole id, or of a whole part such as ``triton_*``. A name that is
+    a whole part means that part alone: ``gru`` is a piece of many ids, but ``torch_nn`` must not
+    also choose ``torch_nn_persistent``.
     """
     if any(character in pattern for character in "*?["):
-        return fnmatch.fnmatchcase(case_id, pattern)
+        wholes = (case_id, *case_id.split("/"))
+        return any(fnmatch.fnmatchcase(whole, pattern) for whole in wholes)
     if pattern in implementations.names():
         return pattern in case_id.split("/")
     return pattern in case_id

@@ -20,6 +20,9 @@ IDS = [
         (["torch"], IDS[:3]),
         (["lstm-*/*/eager"], IDS[:2]),
         (["gru_loop", "cuda_graph"], IDS[2:]),
+        (["torch_nn*"], IDS[:3]),
+        (["gru-*"], IDS[2:]),
+        (["*_loop"], IDS[3:]),
     ],
 )
 def test_patterns_choose_as_in_a_run(only, expected):

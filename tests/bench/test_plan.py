@@ -38,6 +38,10 @@ def test_patterns():
     assert matches(case_id, "gru")
     assert matches(case_id, "torch_nn")
     assert matches(case_id, "gru-*/torch_*")
+    assert matches(case_id, "torch_*")  # of a whole part
+    assert matches(case_id, "gru-L1*")
+    assert not matches(case_id, "torch_?")
+    assert not matches(case_id, "ru-*")
     assert not matches(case_id, "python_loop")
     assert not matches("gru-L1-H256-B32-T35-fp32/torch_nn_persistent/eager", "torch_nn")
 
