@@ -16,6 +16,7 @@ import pandas as pd
 from bench.results import LAYERS
 from bench.statistics import Ratio, counted_speeds, factors_over, speedup, throughput
 from bench.stored import load_environment, load_plan, load_tables
+from bench.wording import counted
 
 PYTHON_LOOP = "python_loop"  # as a textbook writes it: run eagerly
 TORCH_NN = "torch_nn"  # the library: run in whichever way is the fastest
@@ -79,6 +80,29 @@ class Workload:
             if case["fraction_of_peak"]:
                 return float(case["tokens_per_second"] / case["fraction_of_peak"])
         return None
+
+    @property
+    def shape(self) -> list[tuple[str, str]]:
+        """T, B, H and L, by letter, as far as the plan tells."""
+        letters = (
+            ("T", "num_steps"), ("B", "batch_size"), ("H", "hidden_size"), ("L", "num_layers"),
+        )  # fmt: skip
+        return [(letter, str(self.spec[name])) for letter, name in letters if name in self.spec]
+
+    @property
+    def settings(self) -> list[str]:
+        """In words: the type and how its products are made, learning rate, epochs."""
+        spec = self.spec
+        precision = {"ieee": "IEEE float32", "tf32": "float32, matrix products in TF32"}
+        dtype = spec.get("dtype") or ""
+        if dtype == "float32":
+            dtype = precision.get(str(spec.get("matmul_precision")), dtype)
+        words = [dtype] if dtype else []
+        if "learning_rate" in spec:
+            words.append(f"learning rate {spec['learning_rate']}")
+        if "epochs" in spec:
+            words.append(counted(spec["epochs"], "epoch"))
+        return words
 
     @property
     def published(self) -> float | None:

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bench.ranking import NOT_RUN, PYTHON_LOOP, TORCH_NN, load
+from bench.ranking import NOT_RUN, PYTHON_LOOP, TORCH_NN, Workload, load
 from bench.report import Summary, render
 from bench.results import CURVES, ROUNDS, TRAINING, ResultsError, Table
 from bench.statistics import Ratio
@@ -214,6 +214,39 @@ def test_the_summary_holds_the_verdict_and_the_tables_in_order(cpu):
     assert all(line.endswith("|") for line in tables)
     assert "- `torch_compile_step`: unsupported: no C++ compiler" in text
     assert not re.search(r"\n\n\n", text)
+
+
+SIZES = {"num_layers": 2, "hidden_size": 256, "batch_size": 32, "num_steps": 35}
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape", "settings"),
+    [
+        (
+            {**SIZES, "dtype": "float32", "matmul_precision": "ieee", "learning_rate": 2.0},
+            [("T", "35"), ("B", "32"), ("H", "256"), ("L", "2")],
+            ["IEEE float32", "learning rate 2.0"],
+        ),
+        (
+            {"dtype": "float32", "matmul_precision": "tf32", "epochs": 1},
+            [],
+            ["float32, matrix products in TF32", "1 epoch"],
+        ),
+        ({"dtype": "bfloat16", "matmul_precision": "ieee"}, [], ["bfloat16"]),
+        ({"dtype": "float32", "epochs": 20}, [], ["float32", "20 epochs"]),
+        ({"num_layers": 3}, [("L", "3")], []),
+    ],
+)
+def test_a_workload_says_in_words_what_was_trained(spec, shape, settings):
+    workload = Workload("name", "title", spec, [], [])
+    assert workload.shape == shape
+    assert workload.settings == settings
+
+
+def test_page_and_summary_say_it_of_each_workload(cpu, page):
+    words = "IEEE float32 · learning rate 2.0 · 8 epochs"
+    assert f"\nT 35 · B 32 · H 256 · L 2 · {words}\n\n|" in (cpu / "summary.md").read_text("utf-8")
+    assert words in " ".join(page.text.split())
 
 
 def test_what_is_refused_everywhere_is_said_once(tmp_path):
