@@ -108,6 +108,33 @@ def test_a_profile_of_ones_own():
         custom.profile(chosen | {"epochs": 1}, "cpu")
 
 
+@pytest.mark.parametrize(
+    ("text", "title", "learning_rate"),
+    [
+        ("lstm-H9", "LSTM, 2 layers of 9", 2.0),
+        ("gru-L1-H9-B64", "GRU, 1 layer of 9, B 64", 2.0),
+        ("rnn_tanh-L3-H9-T7-tf32", "tanh RNN, 3 layers of 9, T 7, TF32", 1.0),
+        ("rnn_relu-H9-B1-T2-bf16", "ReLU RNN, 2 layers of 9, B 1, T 2, bfloat16", 1.0),
+        ("lstm-H9-fp16", "LSTM, 2 layers of 9, float16", 2.0),
+    ],
+)
+def test_a_title_says_what_is_not_usual_and_the_rate_is_the_published_one(
+    text, title, learning_rate
+):
+    workload = custom.parse(text, 10, 0)
+    assert workload.title == title
+    assert workload.learning_rate == learning_rate
+    assert custom.parse(text, 10, 0.25).learning_rate == 0.25
+
+
+@pytest.mark.parametrize(("epochs", "every"), [(2, 1), (20, 1), (21, 10)])
+def test_many_epochs_are_validated_now_and_then(epochs, every):
+    profile = custom.profile(custom.request(_request("gru-H8", epochs=epochs)), "cpu")
+    assert profile.validate_every == every
+    assert {workload.epochs for workload in profile.workloads} == {epochs}
+    assert f"more than {epochs} epochs" in profile.leaves_out[0]
+
+
 def test_the_command_of_a_row_asks_for_its_network_alone():
     chosen = custom.request(_request("gru-H8", "lstm-H9", epochs=5, learning_rate=0.25))
     plan = {**CPU, "custom": chosen}

@@ -8,6 +8,7 @@ import torch
 from bench.plan import matches, plan
 from bench.workloads import UsageError, find_profile
 from deeprnn import implementations
+from deeprnn.support import Request
 
 
 @pytest.mark.parametrize("name", ["smoke", "quick", "published", "full"])
@@ -24,6 +25,34 @@ def test_every_combination_is_planned_once(name, device):
     }
     assert len(ids) == len(expected)
     assert set(ids) == expected
+
+
+def test_an_implementation_is_asked_about_the_very_network(monkeypatch):
+    """All that its answer may hang on: of each workload, in each execution."""
+    asked = []
+
+    def answer(name, request):
+        asked.append(request)
+        return "not today"
+
+    monkeypatch.setattr(implementations, "why_unsupported", answer)
+    for profile in (find_profile("full"), find_profile("published"), find_profile("smoke")):
+        asked.clear()
+        cases = plan(profile, "cuda", vocabulary_size=27)
+        assert {case.unsupported for case in cases} == {"not today"}
+        for case, request in zip(cases, asked, strict=True):
+            assert request == Request(
+                device="cuda",
+                execution=case.execution,
+                input_size=27,
+                **{
+                    name: getattr(case.workload, name)
+                    for name in (
+                        "cell", "dtype", "matmul_precision", "hidden_size", "num_layers",
+                        "batch_size", "num_steps", "recurrent",
+                    )
+                },
+            )  # fmt: skip
 
 
 def test_on_a_cpu_interpreters_run_in_smoke_alone():
