@@ -36,6 +36,24 @@ def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With ``--dist loadscope`` a module stays whole, but those for a GPU, here and in CI.
+
+    Each of their tests compiles kernels of its own, and one process would compile them all.
+    """
+    if config.getvalue("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByModule(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            is_for_a_gpu = nodeid.split("::")[0].endswith("test_gpu.py")
+            return nodeid if is_for_a_gpu else super()._split_scope(nodeid)
+
+    return ByModule(config, log)
+
+
 # Beside other test processes each has a processor of its own.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
 
