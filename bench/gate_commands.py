@@ -16,6 +16,7 @@ from bench.options import (
     WorkloadOption,
     chosen_device,
     chosen_threads,
+    directory_of_its_own,
     within,
 )
 from bench.terminal import refuse, stop_like_ctrl_c
@@ -56,7 +57,13 @@ PerplexityOption = Annotated[
     str, typer.Option("--min-perplexity-effect", help="The smallest rise in perplexity.")
 ]
 OutputOption = Annotated[
-    Path, typer.Option("--output", "-o", help="Where verdict.json, .md, .png and .svg go.")
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        callback=directory_of_its_own,
+        help="Where verdict.json, .md, .png and .svg go.",
+    ),
 ]
 ProfileOption = Annotated[
     str | None,

@@ -46,6 +46,8 @@ def said(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
         ("report", "'DIR'"),
         ("kernels --max-minutes 0", "--max-minutes 0.0 is not accepted; give 0.1 or more"),
         ("kernels --output .", "--output is empty or the current directory; give a directory of"),
+        ("gate baseline a b --output .", "--output is empty or the current directory; give a"),
+        ("gate revisions --base HEAD -o .", "--output is empty or the current directory; give a"),
         ("noise --pairs 1", "--pairs 1 is not accepted; give 2 to 200"),
         ("gate revisions", "'--base'"),
         ("gate revisions --base main --profile fast", "profile 'fast' is unknown; use one of"),
