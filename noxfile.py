@@ -41,6 +41,23 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu(session: nox.Session) -> None:
+    """On a machine with a GPU, half an hour: its tests, the table of kernels, the profile full."""
+    failed = []
+    for words in (
+        ["pytest", "-m", "gpu", "-n", "8"],
+        ["bench", "kernels"],
+        ["bench", "run", "--profile", "full", "--device", "cuda"],
+    ):
+        try:
+            python(session, "-m", *words)
+        except nox.command.CommandFailed:  # the rest is measured all the same
+            failed.append(" ".join(words))
+    if failed:
+        session.error(f"failed: {', '.join(failed)}")
+
+
+@nox.session
 def chapter(session: nox.Session) -> None:
     """The chapter's runs and exercises: arguments after -- go to `python -m bench chapter`."""
     python(session, "-m", "bench", "chapter", *session.posargs)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import ranking, tables
+from bench.kernel_table import KERNELS
 from bench.ranking import PYTHON_LOOP, TORCH_NN, Report, Workload
 from bench.results import ResultsError
-from bench.stored import load_plan, load_tables
+from bench.stored import REPORTS, load_plan, load_tables
 
 INTRODUCTION = f"""# Reports
 
@@ -36,6 +37,12 @@ HEADINGS = (
 )
 
 
+def update(directory: Path) -> Path | None:
+    """Write the index that ``directory`` belongs into; None for one that lies elsewhere."""
+    root = directory.resolve().parent.parent
+    return write(root) if root.name == REPORTS.name else None
+
+
 def write(root: Path) -> Path:
     """Write the index of all reports below ``root``; one that cannot be read is named as such.
 
@@ -51,12 +58,19 @@ def write(root: Path) -> Path:
                 continue
             report = ranking.load(plan.parent)
         except ResultsError as error:
-            what = tables.markdown_text(str(error))
-            unreadable.append(f"- `{plan.parent.relative_to(root)}`: {what}")
+            unreadable.append(_unreadable(root, plan.parent, error))
             continue
         for workload in report.workloads:
             cells = _row(root, report, workload)
             lines.append("| " + " | ".join(tables.markdown_text(cell) for cell in cells) + " |")
+    kernels = []
+    for stored_table in sorted(root.glob(f"*/*/{KERNELS.filename}")):
+        try:
+            kernels.append(_kernels(root, stored_table.parent))
+        except ResultsError as error:
+            unreadable.append(_unreadable(root, stored_table.parent, error))
+    if kernels:
+        lines += ["", "Microseconds a step of each kernel beside its floors:", "", *kernels]
     if chapters:
         lines += ["", "The chapter's published runs and exercises:", "", *chapters]
     gates = [
@@ -75,6 +89,21 @@ def write(root: Path) -> Path:
     temporary.write_text("\n".join(lines) + "\n", "utf-8")
     temporary.replace(path)
     return path
+
+
+def _unreadable(root: Path, directory: Path, error: ResultsError) -> str:
+    return f"- `{directory.relative_to(root)}`: {tables.markdown_text(str(error))}"
+
+
+def _kernels(root: Path, directory: Path) -> str:
+    table = KERNELS.load(directory)
+    wanted = table[table["status"] != "unsupported"]
+    measured = wanted[wanted["status"] == "ok"]
+    devices = ", ".join(sorted({str(name) for name in table["device"] if name}))
+    commits = ", ".join(sorted({str(name) for name in table["commit"] if name}))
+    where = f"{directory.relative_to(root).as_posix()}/kernels.md"
+    about = f"{len(measured)} of {len(wanted)} rows on {devices}, commit {commits}"
+    return f"- [{directory.parent.name}]({where}): {tables.markdown_text(about)}"
 
 
 def _chapter(root: Path, directory: Path, plan: dict[str, Any]) -> str:

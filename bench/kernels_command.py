@@ -37,7 +37,7 @@ def kernels(
             "--output",
             "-o",
             callback=directory_of_its_own,
-            help="Default: reports/<machine>/kernels.",
+            help="Default: reports/<machine>/kernels, the next time kernels-<time>.",
         ),
     ] = None,
     max_minutes: Annotated[
@@ -91,10 +91,11 @@ def _print_predictions(chosen: list[Spec]) -> None:
 
 def _time(chosen: list[Spec], output: Path | None, deadline: float) -> bool:
     """Time everything; whether a row failed. Raises ``ResultsError`` for an unusable directory."""
-    from bench import kernel_page, session
+    from bench import index, kernel_page
     from bench.environment import default_threads
     from bench.kernel_runner import KernelRun, PlanFailed
     from bench.progress import RunProgress
+    from bench.stored import REPORTS
 
     console = terminal.console()
     with tempfile.TemporaryDirectory() as scratch:
@@ -102,10 +103,10 @@ def _time(chosen: list[Spec], output: Path | None, deadline: float) -> bool:
         run = KernelRun(chosen, "cuda", default_threads("cuda"), deadline, log)
         try:
             run.plan()
-            directory = _directory(output or session.REPORTS / run.about["machine"] / "kernels")
+            run_id = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+            directory = _directory(output or _usual(REPORTS / run.about["machine"], run_id))
             progress = RunProgress(console, sum(not row["status"] for row in run.rows.values()))
             counts: dict[str, int] = {}
-            run_id = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
             shared = {key: run.about[key] for key in ("device", "commit")} | {"run_id": run_id}
 
             def keep(row: Any) -> None:
@@ -122,6 +123,7 @@ def _time(chosen: list[Spec], output: Path | None, deadline: float) -> bool:
             finally:
                 progress.close()
                 page = kernel_page.write(directory)
+                index.update(directory)
         except PlanFailed as failure:
             console.print(f"The rows could not be planned: {failure}", markup=False)
             return True
@@ -133,6 +135,12 @@ def _time(chosen: list[Spec], output: Path | None, deadline: float) -> bool:
     said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     console.print(f"{said}. See {shlex.quote(str(page))}", markup=False, soft_wrap=True)
     return any(status not in ("ok", "unsupported") for status in counts)
+
+
+def _usual(machine: Path, run_id: str) -> Path:
+    """Where a table goes that is told no place: beside an earlier one, as a report does."""
+    usual = machine / "kernels"
+    return usual.with_name(f"kernels-{run_id}") if KERNELS.path(usual).exists() else usual
 
 
 def _directory(path: Path) -> Path:

@@ -20,11 +20,9 @@ from bench.progress import RunProgress
 from bench.results import RERUN, TRAINING, ResultsError, write_json
 from bench.rows import run_command
 from bench.runner import Runner, wall_time
-from bench.stored import load_environment, load_plan
+from bench.stored import REPORTS, load_environment, load_plan
 from bench.wording import counted
 from bench.workloads import Profile
-
-REPORTS = Path("reports")
 
 MUST_AGREE = (
     *("schema", "profile", "budget", "custom", "only", "device", "machine", "seed", "threads"),
@@ -230,9 +228,8 @@ def show(directory: Path, console: Console) -> None:
         page.render(directory).print(console)
     else:
         report.render(directory).print(console)
-    root = directory.resolve().parent.parent
-    if root.name == REPORTS.name:
-        _say(console, f"Index: {index.write(root)}")
+    if written := index.update(directory):
+        _say(console, f"Index: {written}")
 
 
 def resume_command(plan: dict[str, Any], directory: Path) -> str:

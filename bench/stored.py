@@ -14,6 +14,9 @@ import pandas as pd
 
 from bench.results import CURVES, RERUN, ROUNDS, STATUSES, TRAINING, ResultsError, read_object
 
+REPORTS = Path("reports")
+"""Where reports go unless one says otherwise: a folder a machine, and in it one a report."""
+
 PLAN_SCHEMA = 1
 
 Shape = Any

@@ -22,7 +22,7 @@ from tests.conftest import LONGEST_FIRST
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("bench", "deeprnn", "kernels")
-SESSIONS = {"bench", "report", "doctor", "tests", "lint", "types"}
+SESSIONS = {"bench", "chapter", "gate", "gpu", "report", "doctor", "tests", "lint", "types"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 

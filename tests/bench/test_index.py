@@ -4,6 +4,7 @@ import json
 import shutil
 
 from bench import index, ranking
+from bench.kernel_table import KERNELS
 from bench.results import read_json
 
 from .example_report import write
@@ -34,6 +35,26 @@ def test_what_the_gate_was_tried_on_is_listed(tmp_path):
     (tmp_path / "my-machine" / "gate").mkdir(parents=True)
     (tmp_path / "my-machine" / "gate" / "summary.md").write_text("# The gate\n")
     assert "- [my-machine](my-machine/gate/summary.md)" in index.write(tmp_path).read_text("utf-8")
+
+
+def test_a_damaged_table_of_kernels_is_named(tmp_path):
+    directory = tmp_path / "my-machine" / "kernels"
+    directory.mkdir(parents=True)
+    KERNELS.append(directory, [{"row_id": "a", "status": "ok", "device": "A | B", "commit": "c"}])
+    text = index.write(tmp_path).read_text("utf-8")
+    assert "- [my-machine](my-machine/kernels/kernels.md): 1 of 1 rows on A \\| B, commit c" in text
+    KERNELS.path(directory).write_text("torn\n")
+    text = index.write(tmp_path).read_text("utf-8")
+    assert "kernels.md" not in text
+    assert "- `my-machine/kernels`: " in text
+
+
+def test_an_index_is_only_written_where_reports_are(tmp_path):
+    for name, is_written in (("reports", True), ("elsewhere", False)):
+        directory = tmp_path / name / "my-machine" / "quick"
+        write(directory)
+        assert (index.update(directory) is not None) is is_written
+        assert (tmp_path / name / "README.md").exists() is is_written
 
 
 def test_speeds_that_do_not_count_are_not_ranked(tmp_path):

@@ -423,6 +423,30 @@ def test_a_table_is_not_written_over(tmp_path):
         kernels_command._directory(tmp_path)
 
 
+def test_a_second_table_is_written_beside_the_first(tmp_path):
+    assert kernels_command._usual(tmp_path, "20260102-030405") == tmp_path / "kernels"
+    (tmp_path / "kernels").mkdir()
+    KERNELS.append(tmp_path / "kernels", [])
+    beside = tmp_path / "kernels-20260102-030405"
+    assert kernels_command._usual(tmp_path, "20260102-030405") == beside
+
+
+def test_a_run_without_an_output_is_in_the_index(command, tmp_path, monkeypatch, misbehaving):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bench.kernels_command.cuda_is_present", lambda: True)
+    monkeypatch.setattr(kernel_runner, "ROW_SECONDS", 1.0)
+    monkeypatch.setattr(kernel_runner, "FIRST_ROW_SECONDS", 1.0)
+    monkeypatch.setattr(kernel_runner, "MODULE", "misbehaving_child")
+    for _ in range(2):
+        assert command("--max-minutes", "1").exit_code == 1
+    one, two = sorted(path.name for path in (tmp_path / "reports" / "m").iterdir())
+    assert one == "kernels"
+    assert re.fullmatch(r"kernels-\d{8}-\d{6}", two)
+    index = (tmp_path / "reports" / "README.md").read_text("utf-8")
+    for name in (one, two):
+        assert f"- [m](m/{name}/kernels.md): 2 of 6 rows on d, commit c\n" in index
+
+
 def test_a_whole_run_leaves_table_and_page(command, tmp_path, monkeypatch, misbehaving):
     """The command around a child that misbehaves: everything is stored, and the code says so."""
     monkeypatch.setattr("bench.kernels_command.cuda_is_present", lambda: True)
