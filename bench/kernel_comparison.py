@@ -12,8 +12,8 @@ from deeprnn.implementations import REFERENCE
 FASTEST_HEAD = f"""## The fastest of each layer
 
 Whole stacks, forward + backward, in a CUDA graph; "×" is how many times as fast as `{REFERENCE}`.
-In brackets what the intervals of both allow, with `{REFERENCE}` as it was timed first and once more
-after all the others.
+That was timed in a graph before all the others and after them: its figure is the mean of both, and
+the brackets hold what the intervals allow, of both timings.
 """
 
 COMPARED = ("stack", "cuda_graph", "forward_backward")
@@ -48,16 +48,32 @@ class Figure:
         return f"{self.median:.3g} ({self.low:.3g}–{self.high:.3g})"
 
     def with_another(self, other: Figure | None) -> Figure:
-        """The same median; the interval reaches over the other's, too."""
+        """The mean of two timings, and an interval that reaches over both."""
         if other is None:
             return self
-        return Figure(self.median, min(self.low, other.low), max(self.high, other.high))
+        mean = (self.median + other.median) / 2
+        return Figure(mean, min(self.low, other.low), max(self.high, other.high))
 
     def times_as_fast_as(self, other: Figure) -> str:
+        """The ratio, and what the ends of both intervals allow."""
         ratio, low, high = (
             other.median / self.median, other.low / self.high, other.high / self.low
         )  # fmt: skip
-        return f"{ratio:.2f} × ({low:.2f}–{high:.2f})"
+        return f"{ratio:.2f} ({low:.2f}–{high:.2f})"
+
+
+def captured_reference(layer: pd.DataFrame) -> Figure | None:
+    """The reference's stack in a graph: as it was timed first, and, where it was, last."""
+    part, execution, mode = COMPARED
+    first = Figure.of(layer, part, REFERENCE, execution, mode)
+    return first and first.with_another(Figure.of(layer, "control", REFERENCE, execution, mode))
+
+
+def over_reference(layer: pd.DataFrame, kernel: str) -> str:
+    """How many times as fast as the reference a kernel is, its stack in a graph as well."""
+    part, execution, mode = COMPARED
+    own, reference = Figure.of(layer, part, kernel, execution, mode), captured_reference(layer)
+    return "–" if own is None or reference is None else own.times_as_fast_as(reference)
 
 
 def fastest(layers: Mapping[str, pd.DataFrame]) -> list[str]:
@@ -74,19 +90,15 @@ def fastest(layers: Mapping[str, pd.DataFrame]) -> list[str]:
             continue
         ranked = sorted(figures, key=lambda kernel: figures[kernel].median)
         cells = [name, f"`{ranked[0]}`", str(figures[ranked[0]])]
-        control = Figure.of(rows, "control", REFERENCE, execution, mode)
-        captured = figures.get(REFERENCE)
-        captured = captured and captured.with_another(control)
+        cells.append("–" if ranked[0] == REFERENCE else over_reference(rows, ranked[0]))
         eager = Figure.of(rows, part, REFERENCE, "eager", mode)
-        is_itself = ranked[0] == REFERENCE
-        for other in (None if is_itself else captured, eager):
-            cells.append(figures[ranked[0]].times_as_fast_as(other) if other else "–")
+        cells.append(figures[ranked[0]].times_as_fast_as(eager) if eager else "–")
         cells.append(f"`{ranked[1]}`, {figures[ranked[1]]}" if len(ranked) > 1 else "–")
         lines.append(line(cells))
     if not lines:
         return []
-    head = ["layers", "fastest", "µs a step", f"`{REFERENCE}` in a graph", f"`{REFERENCE}` eager"]
-    head.append("second")
+    head = ["layers", "fastest", "µs a step", f"× `{REFERENCE}` in a graph"]
+    head += [f"× `{REFERENCE}` eager", "second"]
     return [FASTEST_HEAD, line(head), "|---" * len(head) + "|", *lines, ""]
 
 

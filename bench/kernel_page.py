@@ -7,8 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from bench.kernel_comparison import conditions, fastest, line
+from bench.kernel_comparison import (
+    captured_reference,
+    conditions,
+    fastest,
+    line,
+    over_reference,
+)
 from bench.kernel_table import KERNELS
+from deeprnn.implementations import REFERENCE
 
 COLUMNS = (
     ("eager", "forward", "eager, forward"),
@@ -62,28 +69,30 @@ def render(table: pd.DataFrame) -> str:
     layers = {}
     for values, layer in table.groupby([*key, "matmul_precision"], sort=False):
         cell, L, H, B, T, dtype, precision = values
-        kind = "TF32" if precision == "tf32" else dtype
+        kind = _precision(str(dtype), str(precision))
         layers[f"{cell}, {L} × {H}, B {B}, T {T}, {kind}"] = layer
     lines += fastest(layers)
     for name, layer in layers.items():
         lines += [f"## {name}", ""]
         for part, title in PARTS.items():
-            lines += _part(title, layer[layer["part"] == part])
+            lines += _part(title, layer[layer["part"] == part], layer)
         lines += conditions(layer[layer["status"] == "ok"])
     lines += _steps_alone(table[table["status"] == "ok"])
     lines += _missing(table[table["status"] != "ok"])
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _part(title: str, rows: pd.DataFrame) -> list[str]:
+def _part(title: str, rows: pd.DataFrame, layer: pd.DataFrame) -> list[str]:
     """One table: kernels down, ways of running them across; columns that are empty are left out."""
     timed = rows[rows["status"] == "ok"]
     if timed.empty:
         return []
     present = set(zip(timed["execution"], timed["mode"], strict=True))
     columns = [column for column in COLUMNS if column[:2] in present]
+    is_compared = bool((rows["part"] == "stack").all()) and captured_reference(layer) is not None
     with_predictions = bool(timed["predicted_microseconds_per_step"].notna().any())
     head = ["kernel", *(name for *_, name in columns)]
+    head += [f"× `{REFERENCE}`, both in a graph, forward + backward"] if is_compared else []
     head += ["predicted forward", "predicted forward + backward"] if with_predictions else []
     head += ["largest error"] if bool(timed["gradient_error"].notna().any()) else []
     lines = [f"{title}:", "", line(head), "|---" * len(head) + "|"]
@@ -96,6 +105,8 @@ def _part(title: str, rows: pd.DataFrame) -> list[str]:
             for row in group.itertuples()
         }
         cells = [str(kernel), *(figures.get(column[:2], "–") for column in columns)]
+        if is_compared:
+            cells.append("1" if kernel == REFERENCE else over_reference(layer, str(kernel)))
         if with_predictions:
             predicted = group.set_index("mode")["predicted_microseconds_per_step"].to_dict()
             for mode in ("forward", "forward_backward"):
@@ -120,7 +131,7 @@ def _steps_alone(timed: pd.DataFrame) -> list[str]:
         if short["num_steps"] == long["num_steps"]:
             continue
         part, kernel, cell, L, H, B, dtype, precision, execution, mode = map(str, values)
-        kind = "TF32" if precision == "tf32" else dtype
+        kind = _precision(dtype, precision)
         figure, low, high = (
             _added(short, early, long, late)
             for early, late in (("", ""), ("_high", "_low"), ("_low", "_high"))
@@ -132,6 +143,11 @@ def _steps_alone(timed: pd.DataFrame) -> list[str]:
         return []
     head = ["part", "kernel", "layers", "execution", "mode", "T", "µs a step"]
     return [STEPS_HEAD, line(head), "|---" * len(head) + "|", *lines, ""]
+
+
+def _precision(dtype: str, matmul_precision: str) -> str:
+    names = {"ieee": "IEEE float32", "tf32": "TF32"}
+    return names.get(matmul_precision, dtype) if dtype == "float32" else dtype
 
 
 def _added(short: dict[Any, Any], early: str, long: dict[Any, Any], late: str) -> float:

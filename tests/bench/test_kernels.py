@@ -310,13 +310,19 @@ def test_the_page_begins_with_the_fastest_of_each_layer(tmp_path):
     control = timed("torch_nn", 6.6, 6.5, 6.7, part="control", sm_clock_mhz=1980.0)
     layer = "| lstm, 2 × 256, B 32, T 35, TF32 | `a` | 2 (1.9–2.1) "
     page = page_of(tmp_path, eager, reference, second, fastest, control)
-    # 5.9 / 2.1 = 2.81 and 6.7 / 1.9 = 3.53: the control widens the reference's interval
-    compared = "| 3.00 × (2.81–3.53) | 6.00 × (5.24–6.84) | `b`, 3 (2.9–3.1) |"
+    # (6.0 + 6.6) / 2 / 2.0 = 3.15, 5.9 / 2.1 = 2.81 and 6.7 / 1.9 = 3.53: of both timings
+    compared = "| 3.15 (2.81–3.53) | 6.00 (5.24–6.84) | `b`, 3 (2.9–3.1) |"
     assert layer + compared in page
     assert "once more, after all the others: 6.6 (6.5–6.7)" in page
     assert "+10.0 %; **ratios of this layer are no finer than that**." in page
     assert "Clock of the multiprocessors: 1,410–1,980 MHz." in page
     assert page.index("fastest of each layer") < page.index("## lstm")
+    head = (
+        "| kernel | eager, forward + backward | graph, forward + backward | × `torch_nn`, both in a"
+    )
+    assert head in page
+    assert "| torch_nn | 12 (11–13) | 6 (5.9–6.1) | 1 |" in page
+    assert "| b | – | 3 (2.9–3.1) | 2.10 (1.90–2.31) |" in page
 
     page = page_of(tmp_path, fastest, timed("torch_nn", 6.6, 0, 0, status="crashed"))
     assert layer + "| – | – | – |" in page
@@ -324,12 +330,22 @@ def test_the_page_begins_with_the_fastest_of_each_layer(tmp_path):
     assert "processors: 1,410 MHz" in page
 
     page = page_of(tmp_path, reference, timed("c", 7.0, 6.9, 7.1), eager)
-    assert "`torch_nn` | 6 (5.9–6.1) | – | 2.00 × (1.80–2.20) | `c`, 7 (6.9–7.1) |" in page
+    assert "`torch_nn` | 6 (5.9–6.1) | – | 2.00 (1.80–2.20) | `c`, 7 (6.9–7.1) |" in page
     page = page_of(tmp_path, reference, {**control, "microseconds_per_step": 6.12})
     assert "+2.0 %." in page
     page = page_of(tmp_path, reference, {**control, "microseconds_per_step": 5.7})
     assert "-5.0 %; **ratios" in page
-    assert "fastest of each" not in page_of(tmp_path, eager)
+    page = page_of(tmp_path, eager)
+    assert "fastest of each" not in page
+    assert "× `torch_nn`" not in page
+
+
+def test_precisions_are_called_by_their_names(tmp_path):
+    kinds = {"IEEE float32": ("float32", "ieee"), "TF32": ("float32", "tf32")}
+    kinds["bfloat16"] = ("bfloat16", "ieee")
+    for name, (dtype, precision) in kinds.items():
+        row = timed("a", 2.0, 1.9, 2.1, dtype=dtype, matmul_precision=precision)
+        assert f"\n## lstm, 2 × 256, B 32, T 35, {name}\n" in page_of(tmp_path, row)
 
 
 def test_rows_of_a_disturbed_gpu_are_named(tmp_path):
