@@ -63,7 +63,10 @@ def test_speeds_that_do_not_count_are_not_ranked(tmp_path):
     plan = read_json(directory / "plan.json")
     (directory / "plan.json").write_text(json.dumps({**plan, "speeds_count": False}))
     text = index.write(tmp_path).read_text("utf-8")
-    assert "not ranked" in text
+    (heads,) = [line for line in text.splitlines() if line.startswith("| machine | profile |")]
+    unranked = [line for line in text.splitlines() if "not ranked" in line]
+    assert len(unranked) == len(ranking.load(directory).workloads)
+    assert {line.count(" | ") for line in unranked} == {heads.count(" | ")} == {9}
     assert not any(
         f"{case['tokens_per_second']:,.0f}" in text
         for case in ranking.load(directory).cases

@@ -313,6 +313,8 @@ def test_the_page_begins_with_the_fastest_of_each_layer(tmp_path):
     # (6.0 + 6.6) / 2 / 2.0 = 3.15, 5.9 / 2.1 = 2.81 and 6.7 / 1.9 = 3.53: of both timings
     compared = "| 3.15 (2.81–3.53) | 6.00 (5.24–6.84) | `b`, 3 (2.9–3.1) |"
     assert layer + compared in page
+    heads = "| µs a step | × `torch_nn` in a graph | × `torch_nn` eager | second |"
+    assert f"| layers | fastest {heads}\n|---|---|---|---|---|---|\n{layer}" in page
     assert "once more, after all the others: 6.6 (6.5–6.7)" in page
     assert "+10.0 %; **ratios of this layer are no finer than that**." in page
     assert "Clock of the multiprocessors: 1,410–1,980 MHz." in page
