@@ -15,9 +15,9 @@ from deeprnn.cells import State
 from deeprnn.precision import get_matmul_precision
 from deeprnn.stack import DeepRNN
 from deeprnn.support import Request, Requirement
+from kernels.chips import INTERPRETED
 from kernels.function import why_no_sequence
 from kernels.prediction import predict
-from kernels.tiling import INTERPRETED
 
 INTERPRETED_ON = ("cpu", "cuda") if INTERPRETED else ()
 

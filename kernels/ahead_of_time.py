@@ -30,9 +30,9 @@ import torch
 import triton
 from triton.compiler import ASTSource
 
-from kernels import machine_code, tiling
+from kernels import chips, machine_code, tiling
 from kernels.cells import GATES
-from kernels.tiling import CHIPS
+from kernels.chips import CHIPS
 from kernels.variants import (
     BATCH,
     KERNELS,
@@ -250,7 +250,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", action="append", choices=list(choices))
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     asked = parser.parse_args(arguments)
-    if tiling.INTERPRETED:
+    if chips.INTERPRETED:
         print("unset TRITON_INTERPRET: an interpreted kernel cannot be compiled", file=sys.stderr)
         return 2
     if not asked.json:

@@ -18,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import sequence, tiling
+from kernels import chips, sequence, tiling
 from kernels.cells import GATES
 from kernels.gates import store_tile
 from kernels.grid_barrier import STRIDE, arrive, wait
@@ -116,7 +116,7 @@ def traffic(cell: str, exchanged: torch.Tensor, out: torch.Tensor, input_precisi
 def barrier_options(tile: tiling.Tile) -> dict[str, Any]:
     """What the barrier floor is launched with."""
     options = {"num_warps": tile.num_warps, "enable_fp_fusion": True}
-    return options | ({} if tiling.INTERPRETED else {"launch_cooperative_grid": True})
+    return options | ({} if chips.INTERPRETED else {"launch_cooperative_grid": True})
 
 
 def traffic_options(H: int, K: int, tile: tiling.Tile, itemsize: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import dataflow, sequence, step, tiling
+from kernels import chips, dataflow, sequence, step, tiling
 from kernels.cells import GATES, SAVED
 from kernels.derivative import first_derivative_only
 
@@ -72,7 +72,7 @@ def why_no_sequence(cell: str, B: int, H: int, dtype: torch.dtype, input_precisi
 
     With `marked`: why `dataflow_layer` cannot.
     """
-    chip = tiling.chip_of(device)
+    chip = chips.chip_of(device)
     found = tiling.sequence_tiles(B, H, GATES[cell], dtype, input_precision, chip, marked=marked)
     return found if isinstance(found, str) else None
 
@@ -126,9 +126,9 @@ def check_layer(cell: str, gates_x: Tensor, weight_hh: Tensor, bias_hh: Tensor, 
             raise TypeError(f"{name} is {tensor.dtype} but gates_x is {gates_x.dtype}")
     if gates_x.dtype not in DTYPES:
         raise TypeError(f"dtype must be one of {DTYPES}; got {gates_x.dtype}")
-    if gates_x.dtype == torch.float64 and not tiling.INTERPRETED:
+    if gates_x.dtype == torch.float64 and not chips.INTERPRETED:
         raise TypeError("float64 runs in Triton's interpreter only; got float64 on a device")
-    if not tiling.INTERPRETED and not gates_x.is_cuda:
+    if not chips.INTERPRETED and not gates_x.is_cuda:
         raise ValueError(
             f"kernels need a GPU or TRITON_INTERPRET=1 set before import; got {gates_x.device}"
         )

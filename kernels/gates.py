@@ -10,7 +10,7 @@ apply the cell (`kernels.cells`) and write the results. Layouts are in `kernels/
 import triton
 import triton.language as tl
 
-from kernels.tiling import INTERPRETED
+from kernels.chips import INTERPRETED
 
 # The interpreter cuts a float32 off to bfloat16 where a GPU rounds: a bias of half a unit.
 ROUND_BY_HAND = tl.constexpr(INTERPRETED)

@@ -39,8 +39,8 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.chips import INTERPRETED
 from kernels.gates import store_tile
-from kernels.tiling import INTERPRETED
 
 PLAIN = tl.constexpr(INTERPRETED)
 

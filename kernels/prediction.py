@@ -18,7 +18,8 @@ the one to look at.
 import torch
 
 from kernels.cells import GATES
-from kernels.tiling import CHIPS, Tile, columns_of, sequence_tiles, uses_tensor_cores
+from kernels.chips import CHIPS
+from kernels.tiling import Tile, columns_of, sequence_tiles, uses_tensor_cores
 
 CLOCK = 1700.0  # cycles a microsecond under load; the H100 data sheet allows up to 1980
 BARRIER = 0.6  # microseconds, a grid barrier on a recent card; by others

@@ -27,7 +27,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import tiling
+from kernels import chips, tiling
 from kernels.cells import GATES, cell_backward, cell_forward
 from kernels.gates import (
     give_last_state,
@@ -184,7 +184,7 @@ def tiles(B: int, H: int, cell: str, dtype: torch.dtype, input_precision: str,
 
     Raises ValueError with the reason where the sequence kernel cannot run; `kernels.step` can.
     """
-    chip = tiling.chip_of(device)
+    chip = chips.chip_of(device)
     found = tiling.sequence_tiles(B, H, GATES[cell], dtype, input_precision, chip, marked=marked)
     if isinstance(found, str):
         raise ValueError(found)
@@ -253,4 +253,4 @@ def launch_options(cell: str, H: int, dtype: torch.dtype, tile: tiling.Tile,
     if tile.ptx:
         # Left to itself ptxas spares registers, for programs that this grid does not have.
         options["maxnreg"] = 255
-    return options | ({} if tiling.INTERPRETED else {"launch_cooperative_grid": True})
+    return options | ({} if chips.INTERPRETED else {"launch_cooperative_grid": True})

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import tiling, wavefront
+from kernels import chips, tiling, wavefront
 from kernels.cells import GATES, SAVED
 from kernels.derivative import first_derivative_only
 from kernels.function import (
@@ -87,7 +87,7 @@ def why_no_wavefront(cell: str, B: int, H: int, L: int, dtype: torch.dtype, inpu
 
     With counters, or with `marked` rows.
     """
-    chip = tiling.chip_of(device)
+    chip = chips.chip_of(device)
     found = tiling.sequence_tiles(B, H, GATES[cell], dtype, input_precision, chip, L, marked)
     return found if isinstance(found, str) else None
 

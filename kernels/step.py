@@ -27,7 +27,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import tiling
+from kernels import chips, tiling
 from kernels.cells import GATES, SAVED, cell_backward, cell_forward
 from kernels.gates import (
     load_biases,
@@ -223,7 +223,7 @@ def compile_options(cell: str, H: int, dtype: torch.dtype, tile: tiling.Tile,
         "SHARES": tile.shares, "PRECISION": input_precision,
         "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32,
         # the interpreter multiplies bfloat16 bit patterns, so it is given float32 there
-        "UPCAST": tiling.INTERPRETED, "num_warps": tile.num_warps, "num_stages": tile.num_stages,
+        "UPCAST": chips.INTERPRETED, "num_warps": tile.num_warps, "num_stages": tile.num_stages,
         # a product and a sum in one instruction, which Triton 3.10 does no longer unasked
         "enable_fp_fusion": True,
     }  # fmt: skip

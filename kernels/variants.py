@@ -13,7 +13,7 @@ from triton.backends.compiler import GPUTarget
 
 from kernels import floors, sequence, step, tiling, wavefront
 from kernels.cells import GATES
-from kernels.tiling import CHIPS
+from kernels.chips import CHIPS
 
 # cell, H: the layers of the published runs, all at B 32
 PUBLISHED = {"lstm": 256, "gru": 256, "rnn_tanh": 512}

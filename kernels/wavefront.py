@@ -36,7 +36,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import tiling
+from kernels import chips, tiling
 from kernels.cells import GATES, cell_backward, cell_forward
 from kernels.gates import (
     give_last_state,
@@ -270,7 +270,7 @@ def wavefront_backward_kernel(
 def tiles(B: int, H: int, L: int, cell: str, dtype: torch.dtype, input_precision: str,
           device: torch.device, *, marked: bool) -> tuple[tiling.Tile, tiling.Tile]:  # fmt: skip
     """Tiles forward and backward. Raises ValueError with the reason where the grid cannot run."""
-    chip = tiling.chip_of(device)
+    chip = chips.chip_of(device)
     found = tiling.sequence_tiles(B, H, GATES[cell], dtype, input_precision, chip, L, marked)
     if isinstance(found, str):
         raise ValueError(found)

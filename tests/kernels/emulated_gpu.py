@@ -31,7 +31,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from kernels import tiling
+from kernels import chips
 
 from .emulated_warps import ASLEEP, BARRIER, KINDS, READY, U2, U4, U8, Shared, Team, hold_aligned
 from .ptx import translate
@@ -224,7 +224,7 @@ class Driver:
     """What Triton asks of a GPU's driver."""
 
     def __init__(self, chip, seed, watch, multiprocessors):
-        self.chip, self.seed, self.watch = tiling.CHIPS[chip], seed, watch
+        self.chip, self.seed, self.watch = chips.CHIPS[chip], seed, watch
         self.multiprocessors = multiprocessors or self.chip.multiprocessors
         self.target = GPUTarget("cuda", int(chip.removeprefix("sm_")), 32)
         self.utils = self  # Triton keeps loading and asking there
@@ -306,17 +306,17 @@ def emulated(chip="sm_90", seed=0, watch=True, multiprocessors=None):
     `watch` looks for races in global memory; that takes memory of its own, 8 bytes an element that
     a program touches, for each program. `multiprocessors`: fewer than the tiles were chosen for.
     """
-    assert not tiling.INTERPRETED, "unset TRITON_INTERPRET: what is interpreted is not compiled"
+    assert not chips.INTERPRETED, "unset TRITON_INTERPRET: what is interpreted is not compiled"
     gpu = Driver(chip, seed, watch, multiprocessors)
     before = driver._active
-    saved = tiling.chip_of, torch.cuda.device
+    saved = chips.chip_of, torch.cuda.device
     driver.set_active(gpu)
-    tiling.chip_of = lambda device: gpu.chip
+    chips.chip_of = lambda device: gpu.chip
     torch.cuda.device = lambda device: contextlib.nullcontext()
     torch.Tensor.is_cuda = property(lambda tensor: True)
     try:
         yield gpu.launches
     finally:
         del torch.Tensor.is_cuda
-        tiling.chip_of, torch.cuda.device = saved
+        chips.chip_of, torch.cuda.device = saved
         driver._active = before

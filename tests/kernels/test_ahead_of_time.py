@@ -11,7 +11,7 @@ import pytest
 
 from kernels import ahead_of_time, variants
 from kernels.ahead_of_time import Compiled, broken_bounds
-from kernels.tiling import CHIPS
+from kernels.chips import CHIPS
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,6 +99,6 @@ def test_a_broken_bound_is_said(changed, message):
 
 
 def test_interpreted_kernels_are_refused(monkeypatch, capsys):
-    monkeypatch.setattr(ahead_of_time.tiling, "INTERPRETED", True)
+    monkeypatch.setattr(ahead_of_time.chips, "INTERPRETED", True)
     assert ahead_of_time.main([]) == 2
     assert "unset TRITON_INTERPRET" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import torch
 from triton.runtime.interpreter import InterpretedFunction
 
 from kernels import (
+    chips,
     floors,
     gates,
     grid_barrier,
@@ -32,7 +33,7 @@ from .watched_memory import Hang, OutOfBounds, Race
 
 pytestmark = [
     pytest.mark.skipif(
-        not tiling.INTERPRETED, reason="a GPU runs programs at once by itself: see test_gpu.py"
+        not chips.INTERPRETED, reason="a GPU runs programs at once by itself: see test_gpu.py"
     ),
     # what a planted bug reads may be anything
     pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning"),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels import floors, sequence, tiling
+from kernels import chips, floors, sequence, tiling
 from kernels.cells import GATES
 
 
@@ -22,7 +22,7 @@ def test_every_program_arrives_at_every_barrier(T, backward, device, monkeypatch
     assert [made[0][group * sequence.STRIDE].item() for group in range(groups)] == [
         T * slices
     ] * groups
-    if tiling.INTERPRETED:
+    if chips.INTERPRETED:
         assert slices == 1  # programs run one after another there
 
 

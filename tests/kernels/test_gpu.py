@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels import floors, sequence, tiling
+from kernels import chips, floors, sequence, tiling
 from kernels.cells import GATES
 from kernels.function import dataflow_layer, sequence_layer, step_layer, why_no_sequence
 from kernels.stack import wavefront_stack, why_no_wavefront
@@ -21,7 +21,7 @@ from kernels.stack import wavefront_stack, why_no_wavefront
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(
-        tiling.INTERPRETED or not torch.cuda.is_available(),
+        chips.INTERPRETED or not torch.cuda.is_available(),
         reason="needs a CUDA device and compiled kernels (TRITON_INTERPRET unset)",
     ),
 ]

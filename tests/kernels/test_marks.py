@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from kernels import tiling
+from kernels import chips, tiling
 from kernels.cells import GATES
 from kernels.function import dataflow_layer, sequence_layer, why_no_sequence
 from kernels.marks import mark
 
-CHIP = tiling.CHIPS["sm_90"]
+CHIP = chips.CHIPS["sm_90"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
@@ -32,7 +32,7 @@ def test_outputs_and_gradients(cell, make_case, check, poisoned):
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_the_same_bits_as_with_a_barrier(cell, make_case, device):
     """In the interpreter nothing is different but who waits."""
-    if not tiling.INTERPRETED:
+    if not chips.INTERPRETED:
         pytest.skip("compiled, the products are divided differently")
     case = make_case(cell, 3, 2, 40)
     ours, our_gradients = case.run(dataflow_layer, torch.float32, device)
@@ -63,9 +63,9 @@ def test_halves_have_no_words(H):
 
 
 def test_it_is_nvidias(monkeypatch):
-    chip = tiling.CHIPS["gfx942"]
+    chip = chips.CHIPS["gfx942"]
     assert "AMD" in tiles(256, torch.float32, chip=chip)
-    monkeypatch.setattr(tiling, "chip_of", lambda device: chip)
+    monkeypatch.setattr(chips, "chip_of", lambda device: chip)
     reason = why_no_sequence(
         "lstm", 32, 256, torch.float32, "ieee", torch.device("cuda"), marked=True
     )

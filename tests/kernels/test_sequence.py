@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels import sequence, tiling
+from kernels import chips, sequence, tiling
 from kernels.cells import GATES
 from kernels.function import sequence_layer, step_layer, why_no_sequence
 
@@ -32,7 +32,7 @@ def test_outputs_and_gradients(cell, T, B, H, make_case, check, poisoned):
 @pytest.mark.parametrize("cell", CELLS)
 def test_groups_of_rows_are_independent(cell, make_case, check, poisoned, monkeypatch):
     """More rows than one program takes: each group of rows has its own counter."""
-    if not tiling.INTERPRETED:
+    if not chips.INTERPRETED:
         pytest.skip("the interpreter's tiles")
     tile = tiling.Tile(block_b=16, block_h=32, block_k=16, num_warps=2, num_stages=1)
     monkeypatch.setattr(tiling, "sequence_tiles", lambda *arguments, **options: (tile, tile))
@@ -86,7 +86,7 @@ def test_one_launch_each_way(make_case, device, monkeypatch):
         monkeypatch.setattr(sequence, name, Counting(getattr(sequence, name)))
     make_case("gru", 9, 2, 20).run(sequence_layer, torch.float32, device)
     assert len(launches) == 2
-    if tiling.INTERPRETED:
+    if chips.INTERPRETED:
         assert launches == [(1, 1), (1, 1)]
 
 
@@ -101,7 +101,7 @@ def test_counters_are_cleared_for_every_launch(make_case, device, monkeypatch):
         made.clear()
         make_case("lstm", 4, 2, 20).run(sequence_layer, torch.float32, device)
         # after T steps each of the slices has arrived T times
-        slices = 1 if tiling.INTERPRETED else None
+        slices = 1 if chips.INTERPRETED else None
         assert len(made) == 2
         for counter in made:
             assert counter[0].item() % 4 == 0

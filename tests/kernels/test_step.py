@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from kernels import step, tiling
+from kernels import chips, step, tiling
 from kernels.cells import GATES
 from kernels.function import step_layer
 
@@ -88,7 +88,7 @@ def test_tiny_states_keep_relative_accuracy(cell, make_case, check):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradcheck_in_float64(cell, make_case):
-    if not tiling.INTERPRETED:
+    if not chips.INTERPRETED:
         pytest.skip("float64 is for the interpreter")
     case = make_case(cell, 2, 1, 2)
     names = [name for name in ("weight_hh", "bias_hh", "h", "c") if name in case.inputs]

@@ -6,9 +6,10 @@ import pytest
 import torch
 import triton
 
-from kernels import tiling
+from kernels import chips, tiling
 from kernels.cells import GATES
-from kernels.tiling import CHIPS, sequence_tiles, shared_memory, step_tile
+from kernels.chips import CHIPS
+from kernels.tiling import sequence_tiles, shared_memory, step_tile
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +68,7 @@ def test_rows_with_marks_are_not_for_amd():
 def test_the_interpreter_has_one_slice_of_units():
     """Programs run one after another there, and none may wait for a later one."""
     for B, H, rows, units in ((1, 3, 16, 16), (16, 48, 16, 64), (17, 96, 32, 128)):
-        tiles = sequence_tiles(B, H, 4, torch.float32, "ieee", tiling.INTERPRETER)
+        tiles = sequence_tiles(B, H, 4, torch.float32, "ieee", chips.INTERPRETER)
         assert {(t.block_b, t.block_h) for t in tiles} == {(rows, units)}
 
 
@@ -77,23 +78,6 @@ def test_published_sizes_fit(cell, H, chip):
     for precision in ("ieee", "tf32"):
         tiles = sequence_tiles(32, H, GATES[cell], torch.float32, precision, CHIPS[chip])
         assert not isinstance(tiles, str), tiles
-
-
-@pytest.mark.parametrize(
-    ("name", "needed", "programs"),
-    [
-        ("sm_90", 227 * 1024, 1),
-        ("sm_90", 227 * 1024 // 2, 1),  # 228 KiB are there, and each takes 1 KiB more than it wants
-        ("sm_90", 113 * 1024, 2),
-        ("sm_90", 113 * 1024 + 1, 1),
-        ("sm_80", 81 * 1024, 2),
-        ("sm_80", 81 * 1024 + 1, 1),
-        ("gfx942", 32 * 1024, 2),
-        ("gfx942", 32 * 1024 + 1, 1),
-    ],
-)
-def test_what_the_driver_keeps_of_every_program_is_not_given_out(name, needed, programs):
-    assert CHIPS[name].programs_each(needed) == programs
 
 
 def test_what_does_not_fit_says_by_how_much():

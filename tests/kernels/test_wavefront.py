@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels import tiling, wavefront
+from kernels import chips, tiling, wavefront
 from kernels.cells import GATES
 from kernels.stack import wavefront_stack, why_no_wavefront
 
@@ -36,7 +36,7 @@ def test_marked_rows_give_the_same(cell, device, poisoned):
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_groups_of_rows_have_counters_of_their_own(cell, device, poisoned, monkeypatch):
-    if not tiling.INTERPRETED:
+    if not chips.INTERPRETED:
         pytest.skip("the interpreter's tiles")
     tile = tiling.Tile(block_b=16, block_h=32, block_k=16, num_warps=2, num_stages=1)
     monkeypatch.setattr(tiling, "sequence_tiles", lambda *arguments, **options: (tile, tile))
