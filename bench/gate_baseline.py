@@ -30,6 +30,7 @@ from bench.gate import (
 from bench.gate_decision import BETTER, ERROR, SAME, WORSE, classify
 from bench.ranking import TORCH_NN, Case, Report
 from bench.ranking import Workload as RankedWorkload
+from bench.selection import MatchesNothing, choose
 from bench.statistics import BLOCKS, Ratio, speedup, t_quantile
 
 MIN_TURNS = 5
@@ -74,14 +75,14 @@ def compare(
     Reports that cannot be compared as wholes give an invalid verdict that says why. Raises
     ``ValueError`` for a pattern that matches no case.
     """
-    from bench.plan import matches
-
     cases = [_cases(report) for report in (baseline, current)]
     ids = list(dict.fromkeys([*cases[0], *cases[1]]))
-    for pattern in only:
-        if not any(matches(case_id, pattern) for case_id in ids):
-            raise ValueError(f"--only {pattern!r} matches none of the {len(ids)} cases of both")
-    ids = [i for i in ids if not only or any(matches(i, pattern) for pattern in only)]
+    try:
+        ids = choose(ids, only)
+    except MatchesNothing as error:
+        raise ValueError(
+            f"--only {error.pattern!r} matches none of the {len(ids)} cases of both"
+        ) from None
     problems = refusals(baseline.plan, current.plan)
     judged: list[CaseVerdict] = []
     compared = 0

@@ -20,6 +20,7 @@ from bench.gate import Thresholds, Verdict, conclude, judge_pairs
 from bench.gate_decision import AMBIGUOUS, ERROR, LOOKS
 from bench.gate_pairs import SIDES, Measurement
 from bench.gate_runner import PairedCase, PairRunner, Source
+from bench.selection import MatchesNothing, choose
 from bench.wording import counted
 from bench.worker_process import PROJECT
 
@@ -29,28 +30,14 @@ class Refused(ValueError):
 
 
 def chosen(case_ids: Sequence[str], only: Sequence[str]) -> list[str]:
-    """The ids that match one of the patterns, or all; what a pattern is, see ``bench.plan``.
-
-    Raises ``Refused`` for a pattern that matches nothing.
-    """
-    # Not bench.plan.matches: it asks this process's deeprnn for names, and there is none here.
-    import fnmatch
-
-    names = {case_id.split("/")[1] for case_id in case_ids}
-
-    def matches(case_id: str, pattern: str) -> bool:
-        if any(character in pattern for character in "*?["):
-            wholes = (case_id, *case_id.split("/"))
-            return any(fnmatch.fnmatchcase(whole, pattern) for whole in wholes)
-        return pattern in (case_id.split("/") if pattern in names else case_id)
-
-    for pattern in only:
-        if not any(matches(case_id, pattern) for case_id in case_ids):
-            raise Refused(
-                f"--only {pattern!r} matches none of the {len(case_ids)} cases of base and head; "
-                "`python -m bench list --profile …` shows the ids of this checkout"
-            )
-    return [i for i in case_ids if not only or any(matches(i, pattern) for pattern in only)]
+    """The ids that match one of the patterns, or all. Raises ``Refused``: one matches nothing."""
+    try:
+        return choose(case_ids, only)
+    except MatchesNothing as error:
+        raise Refused(
+            f"--only {error.pattern!r} matches none of the {len(case_ids)} cases of base and "
+            "head; `python -m bench list --profile …` shows the ids of this checkout"
+        ) from None
 
 
 def sort_cases(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.selection import MatchesNothing, choose
 from bench.workloads import Profile, UsageError, Workload
 from deeprnn import implementations
 from deeprnn.support import Request
@@ -32,7 +32,7 @@ def plan(
 ) -> list[Case]:
     """Every case of ``profile`` on ``device`` whose id matches one of ``only``, or all.
 
-    A pattern is a part of a case id, or a shell pattern over a whole one.
+    What a pattern is, see ``bench.selection``.
 
     Raises:
         UsageError: a pattern that matches nothing, which is most often a misspelt name.
@@ -49,28 +49,15 @@ def plan(
             raise UsageError(
                 "--only '' is empty; give an implementation, a piece of a case id or a pattern"
             )
-        if not any(matches(case.id, pattern) for case in cases):
-            raise UsageError(
-                f"--only {pattern!r} matches none of the {len(cases)} cases of profile "
-                f"{profile.name}; implementations: {', '.join(implementations.names())}; "
-                "`python -m bench list`, with the same options but this, shows all ids"
-            )
-    return [c for c in cases if not only or any(matches(c.id, pattern) for pattern in only)]
-
-
-def matches(case_id: str, pattern: str) -> bool:
-    """Whether ``pattern`` is a whole part between slashes, a shell pattern, or a piece of the id.
-
-    A shell pattern is one of the whole id, or of a whole part such as ``triton_*``. A name that is
-    a whole part means that part alone: ``gru`` is a piece of many ids, but ``torch_nn`` must not
-    also choose ``torch_nn_persistent``.
-    """
-    if any(character in pattern for character in "*?["):
-        wholes = (case_id, *case_id.split("/"))
-        return any(fnmatch.fnmatchcase(whole, pattern) for whole in wholes)
-    if pattern in implementations.names():
-        return pattern in case_id.split("/")
-    return pattern in case_id
+    try:
+        ids = set(choose([case.id for case in cases], only))
+    except MatchesNothing as error:
+        raise UsageError(
+            f"--only {error.pattern!r} matches none of the {len(cases)} cases of profile "
+            f"{profile.name}; implementations: {', '.join(implementations.names())}; "
+            "`python -m bench list`, with the same options but this, shows all ids"
+        ) from None
+    return [case for case in cases if case.id in ids]
 
 
 def _case(

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.plan import matches, plan
+from bench.plan import plan
 from bench.workloads import UsageError, find_profile
 from deeprnn import implementations
 from deeprnn.support import Request
@@ -60,19 +60,6 @@ def test_on_a_cpu_interpreters_run_in_smoke_alone():
     assert all(case.interpreted and not case.unsupported for case in smoke)
     published = plan(find_profile("published"), "cpu", ["triton_step"])
     assert all("meaningless for speed" in case.unsupported for case in published)
-
-
-def test_patterns():
-    case_id = "gru-L1-H256-B32-T35-fp32/torch_nn/eager"
-    assert matches(case_id, "gru")
-    assert matches(case_id, "torch_nn")
-    assert matches(case_id, "gru-*/torch_*")
-    assert matches(case_id, "torch_*")  # of a whole part
-    assert matches(case_id, "gru-L1*")
-    assert not matches(case_id, "torch_?")
-    assert not matches(case_id, "ru-*")
-    assert not matches(case_id, "python_loop")
-    assert not matches("gru-L1-H256-B32-T35-fp32/torch_nn_persistent/eager", "torch_nn")
 
 
 def test_several_patterns_add_up():
