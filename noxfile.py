@@ -42,7 +42,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def gpu(session: nox.Session) -> None:
-    """On a machine with a GPU, half an hour: its tests, the table of kernels, the profile full."""
+    """On a machine with a GPU: its tests, the table of kernels, the profile full."""
     failed = []
     for words in (
         ["pytest", "-m", "gpu", "-n", "8"],

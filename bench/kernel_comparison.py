@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -40,8 +41,12 @@ class Figure:
         rows = rows[rows["status"] == "ok"]
         if rows.empty:
             return None
+        return cls.in_row(rows.iloc[0])
+
+    @classmethod
+    def in_row(cls, row: Mapping[Any, Any] | pd.Series) -> Figure:
+        """The figure of a row of ``kernels.csv`` that was timed."""
         column = "microseconds_per_step"
-        row = rows.iloc[0]
         return cls(*(float(row[name]) for name in (column, f"{column}_low", f"{column}_high")))
 
     def __str__(self) -> str:

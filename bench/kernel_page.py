@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bench.kernel_comparison import (
+    Figure,
     captured_reference,
     conditions,
     fastest,
@@ -15,6 +16,7 @@ from bench.kernel_comparison import (
     over_reference,
 )
 from bench.kernel_table import KERNELS
+from bench.wording import precision
 from deeprnn.implementations import REFERENCE
 
 COLUMNS = (
@@ -68,8 +70,8 @@ def render(table: pd.DataFrame) -> str:
     key = ["cell", "num_layers", "hidden_size", "batch_size", "num_steps", "dtype"]
     layers = {}
     for values, layer in table.groupby([*key, "matmul_precision"], sort=False):
-        cell, L, H, B, T, dtype, precision = values
-        kind = _precision(str(dtype), str(precision))
+        cell, L, H, B, T, dtype, products = values
+        kind = precision(str(dtype), str(products))
         layers[f"{cell}, {L} × {H}, B {B}, T {T}, {kind}"] = layer
     lines += fastest(layers)
     for name, layer in layers.items():
@@ -77,7 +79,8 @@ def render(table: pd.DataFrame) -> str:
         for part, title in PARTS.items():
             lines += _part(title, layer[layer["part"] == part], layer)
         lines += conditions(layer[layer["status"] == "ok"])
-    lines += _steps_alone(table[table["status"] == "ok"])
+    is_control = table["part"] == "control"  # another timing of what is there already
+    lines += _steps_alone(table[(table["status"] == "ok") & ~is_control])
     lines += _missing(table[table["status"] != "ok"])
     return "\n".join(lines).rstrip() + "\n"
 
@@ -98,11 +101,8 @@ def _part(title: str, rows: pd.DataFrame, layer: pd.DataFrame) -> list[str]:
     lines = [f"{title}:", "", line(head), "|---" * len(head) + "|"]
     for kernel, group in timed.groupby("kernel", sort=False):
         figures = {
-            (row.execution, row.mode): (
-                f"{row.microseconds_per_step:.3g} "
-                f"({row.microseconds_per_step_low:.3g}–{row.microseconds_per_step_high:.3g})"
-            )
-            for row in group.itertuples()
+            (row["execution"], row["mode"]): str(Figure.in_row(row))
+            for row in group.to_dict("records")
         }
         cells = [str(kernel), *(figures.get(column[:2], "–") for column in columns)]
         if is_compared:
@@ -130,24 +130,17 @@ def _steps_alone(timed: pd.DataFrame) -> list[str]:
         short, long = by_steps[0], by_steps[-1]
         if short["num_steps"] == long["num_steps"]:
             continue
-        part, kernel, cell, L, H, B, dtype, precision, execution, mode = map(str, values)
-        kind = _precision(dtype, precision)
-        figure, low, high = (
-            _added(short, early, long, late)
-            for early, late in (("", ""), ("_high", "_low"), ("_low", "_high"))
-        )
+        part, kernel, cell, L, H, B, dtype, products, execution, mode = map(str, values)
+        kind = precision(dtype, products)
+        ends = (("", ""), ("_high", "_low"), ("_low", "_high"))
+        added = Figure(*(_added(short, early, long, late) for early, late in ends))
         cells = [part, kernel, f"{cell}, {L} × {H}, B {B}, {kind}", execution]
         cells += [mode.replace("_", " + "), f"{short['num_steps']}, {long['num_steps']}"]
-        lines.append(line([*cells, f"{figure:.3g} ({low:.3g}–{high:.3g})"]))
+        lines.append(line([*cells, str(added)]))
     if not lines:
         return []
     head = ["part", "kernel", "layers", "execution", "mode", "T", "µs a step"]
     return [STEPS_HEAD, line(head), "|---" * len(head) + "|", *lines, ""]
-
-
-def _precision(dtype: str, matmul_precision: str) -> str:
-    names = {"ieee": "IEEE float32", "tf32": "TF32"}
-    return names.get(matmul_precision, dtype) if dtype == "float32" else dtype
 
 
 def _added(short: dict[Any, Any], early: str, long: dict[Any, Any], late: str) -> float:

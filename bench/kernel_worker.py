@@ -12,127 +12,27 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench import environment, measurement, verification
-from bench.kernel_table import PRECISIONS, Spec, row_id
+from bench.kernel_rows import Row, request_of, rows_of
+from bench.kernel_table import PRECISIONS, Spec
 from bench.kernel_timing import MOST_ROUNDING, ResultDiffers, Timing, time_on_gpu
 from bench.statistics import median_interval
 from bench.worker import failure
 from deeprnn import implementations
 from deeprnn.stack import DeepRNN
-from deeprnn.support import Request
 
 SEED = 1
 MOST_STEPS_CHECKED = 64
 """Longer layers are checked over so many steps: T is an argument of the kernels, and the reference
 runs in float64 on a CPU."""
 
-EXECUTIONS = ("eager", "cuda_graph")
-MODES = ("forward", "forward_backward")
-
 Timer = Callable[[Callable[[], object], str, float], Timing]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row to come: its identity, why it cannot be filled, and what was reckoned for it."""
-
-    spec: Spec
-    part: str
-    kernel: str
-    execution: str
-    mode: str
-    refusal: str | None = None
-    predicted: float | None = None
-
-    @property
-    def id(self) -> str:
-        return row_id(self.spec, self.part, self.kernel, self.execution, self.mode)
-
-    @classmethod
-    def predicted_of(cls, spec: Spec, name: str) -> list[Row]:
-        """The recurrence of ``name``, both ways, where somebody has reckoned what it takes."""
-        try:
-            found = implementations.load(name).predicted_microseconds(request_of(spec, "cuda"))
-        except implementations.MissingPackage:
-            found = {}
-        if not found:
-            return []
-        both = found["forward"] + found["backward"]
-        return [
-            cls(spec, "recurrence", name, "cuda_graph", mode, predicted=value)
-            for mode, value in zip(MODES, (found["forward"], both), strict=True)
-        ]
-
-    def columns(self) -> dict[str, Any]:
-        return {
-            "row_id": self.id,
-            "part": self.part,
-            "kernel": self.kernel,
-            "execution": self.execution,
-            "mode": self.mode,
-            **self.spec.columns(),
-            "predicted_microseconds_per_step": self.predicted,
-            "status": "unsupported" if self.refusal else "",
-            "reason": self.refusal or "",
-        }
-
-
-def request_of(spec: Spec, device: str, execution: str = "eager") -> Request:
-    dtype, matmul_precision = PRECISIONS[spec.precision]
-    return Request(
-        cell=spec.cell,
-        device=device,
-        dtype=dtype,
-        matmul_precision=matmul_precision,
-        execution=execution,
-        input_size=spec.hidden_size,
-        hidden_size=spec.hidden_size,
-        num_layers=spec.num_layers,
-        batch_size=spec.batch_size,
-        num_steps=spec.num_steps,
-    )
-
-
-def rows_of(spec: Spec, device: str) -> Iterator[Row]:
-    """Every row of a layer: the kernels of all implementations that have some, then the floors.
-
-    At last the reference is timed once more: rows follow each other, and what a machine's speed did
-    meanwhile shows in the two.
-    """
-    executions = EXECUTIONS if device == "cuda" else EXECUTIONS[:1]
-    for name in implementations.names():
-        try:
-            kind = implementations.load(name)
-        except implementations.MissingPackage:
-            continue
-        for execution in executions:
-            request = request_of(spec, device, execution)
-            refusal = kind.support.refusal(request)
-            if "stack" in kind.timed_parts:
-                for mode in MODES:
-                    yield Row(spec, "stack", name, execution, mode, refusal)
-            if "recurrence" in kind.timed_parts:
-                predicted = {row.mode: row.predicted for row in Row.predicted_of(spec, name)}
-                for mode in MODES:
-                    value = predicted.get(mode)
-                    yield Row(spec, "recurrence", name, execution, mode, refusal, value)
-    from deeprnn.kernel_floors import floors_of
-
-    for floor in floors_of(request_of(spec, device), torch.device(device)):
-        for execution in executions:
-            yield Row(spec, "floor", floor.name, execution, floor.mode, floor.refusal)
-    last = executions[-1]
-    refusal = implementations.why_unsupported(
-        implementations.REFERENCE, request_of(spec, device, last)
-    )
-    yield Row(spec, "control", implementations.REFERENCE, last, MODES[-1], refusal)
 
 
 class Bench:

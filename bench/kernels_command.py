@@ -74,7 +74,7 @@ def kernels(
 
 def _print_predictions(chosen: list[Spec]) -> None:
     from bench import kernel_page
-    from bench.kernel_worker import Row
+    from bench.kernel_rows import Row
     from deeprnn import implementations
 
     rows = []

@@ -16,7 +16,7 @@ import pandas as pd
 from bench.results import LAYERS
 from bench.statistics import Ratio, counted_speeds, factors_over, speedup, throughput
 from bench.stored import load_environment, load_plan, load_tables
-from bench.wording import counted
+from bench.wording import counted, precision
 
 PYTHON_LOOP = "python_loop"  # as a textbook writes it: run eagerly
 TORCH_NN = "torch_nn"  # the library: run in whichever way is the fastest
@@ -91,13 +91,11 @@ class Workload:
 
     @property
     def settings(self) -> list[str]:
-        """In words: the type and how its products are made, learning rate, epochs."""
+        """In words: what products are made in, learning rate, epochs."""
         spec = self.spec
-        precision = {"ieee": "IEEE float32", "tf32": "float32, matrix products in TF32"}
-        dtype = spec.get("dtype") or ""
-        if dtype == "float32":
-            dtype = precision.get(str(spec.get("matmul_precision")), dtype)
-        words = [dtype] if dtype else []
+        words = []
+        if spec.get("dtype"):
+            words.append(precision(spec["dtype"], spec.get("matmul_precision")))
         if "learning_rate" in spec:
             words.append(f"learning rate {spec['learning_rate']}")
         if "epochs" in spec:

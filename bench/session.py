@@ -21,7 +21,7 @@ from bench.results import RERUN, TRAINING, ResultsError, write_json
 from bench.rows import run_command
 from bench.runner import Runner, wall_time
 from bench.stored import REPORTS, load_environment, load_plan
-from bench.wording import counted
+from bench.wording import counted, precision
 from bench.workloads import Profile
 
 MUST_AGREE = (
@@ -69,7 +69,7 @@ def open_directory(answer: dict[str, Any], output: Path | None, resume: bool) ->
     plan["peaks"] = answer["peaks"]
     environment = answer["environment"]
     environment["Measured"] = {
-        f"{_precision_title(key)} matrix products (GFLOP/s)": round(flops / 1e9, 1)
+        f"{precision(*key.split('/'))} matrix products (GFLOP/s)": round(flops / 1e9, 1)
         for key, flops in answer["peaks"].items()
     }
     environment["Run"] = {"Started": wall_time(), "Commit": plan["commit"]}
@@ -111,11 +111,6 @@ def alone_in(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _precision_title(key: str) -> str:
-    dtype, precision = key.split("/")
-    return "TF32" if (dtype, precision) == ("float32", "tf32") else dtype
 
 
 def _refuse_to_mix(directory: Path, stored: dict[str, Any], plan: dict[str, Any]) -> None:

@@ -230,7 +230,7 @@ SIZES = {"num_layers": 2, "hidden_size": 256, "batch_size": 32, "num_steps": 35}
         (
             {"dtype": "float32", "matmul_precision": "tf32", "epochs": 1},
             [],
-            ["float32, matrix products in TF32", "1 epoch"],
+            ["TF32", "1 epoch"],
         ),
         ({"dtype": "bfloat16", "matmul_precision": "ieee"}, [], ["bfloat16"]),
         ({"dtype": "float32", "epochs": 20}, [], ["float32", "20 epochs"]),
