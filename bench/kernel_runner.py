@@ -50,6 +50,7 @@ class KernelRun:
         deadline: on ``time.monotonic``; no row begins after it and none goes on.
         log: a file for what the child writes on standard error.
         module: what the child runs; tests give one that misbehaves.
+        cache: a directory for what is compiled, which stays; else one that goes with the run.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class KernelRun:
         deadline: float,
         log: Path,
         module: str | None = None,
+        cache: Path | None = None,
     ) -> None:
         self.job = {
             "specs": [asdict(spec) for spec in specs],
@@ -71,15 +73,16 @@ class KernelRun:
         self.module = module or MODULE
         self.about: dict[str, Any] = {}
         self.rows: dict[str, dict[str, Any]] = {}
-        self._cache = tempfile.TemporaryDirectory(prefix=CACHE_PREFIX)
+        self._scratch = tempfile.TemporaryDirectory(prefix=CACHE_PREFIX)
+        self._cache = str(cache) if cache is not None else self._scratch.name
         self._child: WorkerProcess | None = None
         self._reported_crash = False
         self._seen: set[tuple[Any, ...]] = set()
 
     def close(self) -> None:
-        """End the child and remove what it compiled."""
+        """End the child and remove what it compiled, unless it was told a place for that."""
         self._end_child()
-        self._cache.cleanup()
+        self._scratch.cleanup()
 
     def plan(self) -> None:
         """Ask a child which rows there are. Raises ``PlanFailed``."""
@@ -148,7 +151,7 @@ class KernelRun:
         self._reported_crash = False
         # Its compilers share the cache of the run.
         self._child = WorkerProcess(
-            self.job, self.log, PLAN_SECONDS, self._cache.name, module=self.module
+            self.job, self.log, PLAN_SECONDS, self._cache, module=self.module
         )
         answer = self._receive(self._child, PLAN_SECONDS)
         self.rows = self.rows or {row["row_id"]: row for row in answer["rows"]}

@@ -43,6 +43,14 @@ def kernels(
     max_minutes: Annotated[
         float, typer.Option("--max-minutes", callback=within(0.1), help="Of the whole run.")
     ] = 9.5,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache",
+            callback=directory_of_its_own,
+            help="Keep compiled kernels here, and use those that are there. Default: compile anew.",
+        ),
+    ] = None,
     predicted: Annotated[
         bool, typer.Option("--predicted", help="Print the predictions; needs no GPU.")
     ] = False,
@@ -66,7 +74,7 @@ def kernels(
         refuse(NEEDS_GPU)
     terminal.stop_like_ctrl_c()
     try:
-        failed = _time(chosen, output, started + 60 * max_minutes)
+        failed = _time(chosen, output, started + 60 * max_minutes, cache)
     except ResultsError as error:
         refuse(str(error))
     raise typer.Exit(1 if failed else 0)
@@ -89,7 +97,7 @@ def _print_predictions(chosen: list[Spec]) -> None:
     typer.echo(kernel_page.predictions(rows))
 
 
-def _time(chosen: list[Spec], output: Path | None, deadline: float) -> bool:
+def _time(chosen: list[Spec], output: Path | None, deadline: float, cache: Path | None) -> bool:
     """Time everything; whether a row failed. Raises ``ResultsError`` for an unusable directory."""
     from bench import index, kernel_page
     from bench.environment import default_threads
@@ -100,7 +108,7 @@ def _time(chosen: list[Spec], output: Path | None, deadline: float) -> bool:
     console = terminal.console()
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "kernels.log"
-        run = KernelRun(chosen, "cuda", default_threads("cuda"), deadline, log)
+        run = KernelRun(chosen, "cuda", default_threads("cuda"), deadline, log, cache=cache)
         try:
             run.plan()
             run_id = time.strftime("%Y%m%d-%H%M%S", time.gmtime())

@@ -84,6 +84,19 @@ def describe_backend(y: Tensor) -> str:
     return f"Triton {triton.__version__}, {how}"
 
 
+def gates_and_bias(
+    cell: str, x: Tensor, weight_ih: Tensor, bias_ih: Tensor, bias_hh: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The input product of all steps ``(T, B, G·H)``, and the bias that a kernel is to add to it.
+
+    Where a cell only ever adds both biases, the kernel gets their sum: they have one gradient, and
+    its sum over time and batch is made once, not twice. A GRU's reset gate acts on one of them.
+    """
+    if cell == "gru":
+        return F.linear(x, weight_ih, bias_ih), bias_hh
+    return F.linear(x, weight_ih), bias_ih + bias_hh
+
+
 class LayerByLayer(DeepRNN):
     """The input product of all steps at once, then ``recurrent_layer`` for what lies inside time.
 
@@ -96,16 +109,21 @@ class LayerByLayer(DeepRNN):
     timed_parts = ("stack", "recurrence")
 
     def layer(self, layer: int, x: Tensor, state: State) -> tuple[Tensor, State]:
-        weight_ih, _, bias_ih, _ = self.parameters_of(layer)
-        return self.recurrence(layer, F.linear(x, weight_ih, bias_ih), state)
+        weight_ih, _, bias_ih, bias_hh = self.parameters_of(layer)
+        gates_x, bias = gates_and_bias(self.cell, x, weight_ih, bias_ih, bias_hh)
+        return self._recurrence(layer, gates_x, bias, state)
 
     def recurrence(self, layer: int, gates_x: Tensor, state: State) -> tuple[Tensor, State]:
-        _, weight_hh, _, bias_hh = self.parameters_of(layer)
+        return self._recurrence(layer, gates_x, self.parameters_of(layer)[3], state)
+
+    def _recurrence(
+        self, layer: int, gates_x: Tensor, bias: Tensor, state: State
+    ) -> tuple[Tensor, State]:
         y, final = self.recurrent_layer(
             self.cell,
             gates_x,
-            weight_hh,
-            bias_hh,
+            self.parameters_of(layer)[1],
+            bias,
             (state[0], state[1]) if len(state) == 2 else state[0],
             input_precision=get_matmul_precision(),
         )

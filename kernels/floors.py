@@ -40,13 +40,16 @@ def launch_floor_kernel(counter_ptr):
 
 
 @triton.jit(do_not_specialize=["T"])
-def barrier_floor_kernel(counter_ptr, T):
-    """T barriers among the slices of a group of rows, as `kernels/sequence.py` takes them."""
-    counter_ptr += tl.program_id(1) * COUNTER_STRIDE
-    slices = tl.num_programs(0)
+def barrier_floor_kernel(counter_ptr, T, PTX: tl.constexpr, COUNTERS: tl.constexpr):
+    """T barriers among the slices of a group of rows, as `kernels/sequence.py` takes them.
+
+    Who arrives at which counter is not the same, how many do is.
+    """
+    counter_ptr += tl.program_id(1) * (COUNTERS * COUNTER_STRIDE)
+    slices = tl.num_programs(0) // COUNTERS
     for t in range(T):
-        arrive(counter_ptr)
-        wait(counter_ptr, (t + 1) * slices)
+        arrive(counter_ptr + tl.program_id(0) % COUNTERS * COUNTER_STRIDE, PTX)
+        wait(counter_ptr, (t + 1) * slices, 0, PTX, COUNTERS)
 
 
 @triton.jit(do_not_specialize=["T", "B"])
@@ -86,9 +89,9 @@ def barrier(cell: str, B: int, H: int, T: int, dtype: torch.dtype, input_precisi
             device: torch.device, *, backward: bool = False) -> None:  # fmt: skip
     """T barriers on the sequence kernel's grid. Raises ValueError where that does not fit."""
     tile = sequence.tiles(B, H, cell, dtype, input_precision, device)[backward]
-    counter = sequence.counters(B, tile, device)
+    counter = sequence.counters(B, H, tile, device)
     with on_device_of(counter):
-        barrier_floor_kernel[sequence.grid(B, H, tile)](counter, T, **barrier_options(tile))
+        barrier_floor_kernel[sequence.grid(B, H, tile)](counter, T, **barrier_options(H, tile))
 
 
 def launch(counter: torch.Tensor, T: int) -> None:
@@ -113,9 +116,10 @@ def traffic(cell: str, exchanged: torch.Tensor, out: torch.Tensor, input_precisi
         )
 
 
-def barrier_options(tile: tiling.Tile) -> dict[str, Any]:
+def barrier_options(H: int, tile: tiling.Tile) -> dict[str, Any]:
     """What the barrier floor is launched with."""
-    options = {"num_warps": tile.num_warps, "enable_fp_fusion": True}
+    options = {"PTX": tile.ptx, "COUNTERS": sequence.counters_of(H, tile)}
+    options |= {"num_warps": tile.num_warps, "enable_fp_fusion": True}
     return options | ({} if chips.INTERPRETED else {"launch_cooperative_grid": True})
 
 

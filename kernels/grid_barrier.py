@@ -27,24 +27,71 @@ import triton.language as tl
 # Counters lie this many int32 apart: 128 bytes, so that no two share a cache line.
 STRIDE = 32
 
+ADD_ONE = tl.constexpr("""{
+.reg .pred p;
+.reg .b32 thread;
+mov.u32 thread, %tid.x;
+setp.eq.u32 p, thread, 0;
+mov.b32 $0, 1;
+@p red.global.gpu.release.add.u32 [$1], $0;
+}""")
+"""By the first thread, whose release takes along what the others wrote before the barrier."""
+
+LOOK = tl.constexpr("""{
+.reg .pred p;
+.reg .b32 warp;
+.reg .b64 at;
+mov.u32 warp, %tid.x;
+shr.u32 warp, warp, 5;
+and.b32 warp, warp, $4;
+mad.wide.u32 at, warp, 128, $1;
+mov.b32 $0, $3;
+again:
+setp.lt.s32 p, $0, $2;
+@!p bra there;
+ld.global.gpu.acquire.b32 $0, [at];
+.pragma "nounroll";
+bra again;
+there:
+}""")
+"""Operands: what was counted; the counters, how many to wait for, how many are known of, and what
+of a warp's number says at which counter it looks."""
+
 
 @triton.jit
-def arrive(counter_ptr):
+def arrive(counter_ptr, PTX: tl.constexpr = False):
     """Say that this program's writes are done. Called by every thread of the program."""
     tl.debug_barrier()  # every thread has written before the one that adds does so
-    tl.atomic_add(counter_ptr, 1, sem="release", scope="gpu")
+    if PTX:
+        tl.inline_asm_elementwise(
+            ADD_ONE, "=&r,l", [counter_ptr], tl.int32, is_pure=False, pack=1
+        )  # fmt: skip
+    else:
+        tl.atomic_add(counter_ptr, 1, sem="release", scope="gpu")
 
 
 @triton.jit
-def wait(counter_ptr, target, seen=0):
+def wait(counter_ptr, target, seen=0, PTX: tl.constexpr = False, COUNTERS: tl.constexpr = 1):
     """Return once `target` arrivals are counted; all that was written before them is visible.
 
     Returns how many were counted. Who was told so before hands it over as `seen`, and where that is
     enough does not look again: a look is a trip to L2, and what it made visible stays so.
+
+    By Triton alone one thread looks, and tells the others through shared memory, with two barriers
+    each time. In PTX every warp looks for itself and waits for no other; with several COUNTERS, a
+    power of two, one after the other, at its own.
     """
     counted = tl.cast(seen, tl.int32)
-    while counted < target:
-        # Adding zero is a load that can have acquire order.
-        counted = tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu")
-    tl.debug_barrier()  # no thread reads on before the one that looked has seen the target
+    tl.static_assert(PTX or COUNTERS == 1)
+    if PTX:
+        counted = tl.inline_asm_elementwise(
+            LOOK, "=&r,l,r,r,r",
+            [counter_ptr, tl.cast(target, tl.int32), counted, tl.cast(COUNTERS - 1, tl.int32)],
+            tl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+    else:
+        while counted < target:
+            # Adding zero is a load that can have acquire order.
+            counted = tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu")
+        tl.debug_barrier()  # no thread reads on before the one that looked has seen the target
     return counted

@@ -44,6 +44,11 @@ from kernels.gates import store_tile
 
 PLAIN = tl.constexpr(INTERPRETED)
 
+# Cycles from a program's own rows until it looks for the others', who are as far as it is. A look
+# in vain is read traffic that their writes have to pass; measured on an H200, README.md.
+PAUSE_FORWARD = tl.constexpr(300)
+PAUSE_BACKWARD = tl.constexpr(500)
+
 
 def mark(buffer: torch.Tensor) -> None:
     """Fill `buffer` with the mark, in the stream, and as part of a CUDA graph."""
@@ -52,13 +57,14 @@ def mark(buffer: torch.Tensor) -> None:
 
 
 @triton.constexpr_function
-def look_until_written(pieces: int, pack: int, words: int, halves: bool) -> str:
+def look_until_written(pieces: int, pack: int, words: int, halves: bool, pause: int) -> str:
     """PTX: `pieces` × `pack` vectors of `words` words, read until no element of them is the mark.
 
     Operands: the words (piece, word, pack), the addresses (piece, pack), of which 0 stands for
     nothing to read and zeros, whether to wait at all (pack), and what is not looked at (pack). All
     vectors are asked for before the first is looked at, and then those that were not whole,
-    together, until all are. With `halves` a word is two elements of 16 bits.
+    together, until all are. With `halves` a word is two elements of 16 bits. Who waits begins to
+    look after a `pause` of so many cycles.
     """
     vectors = [
         (
@@ -94,6 +100,11 @@ def look_until_written(pieces: int, pack: int, words: int, halves: bool) -> str:
 
     lines = ["{", ".reg .pred p;", ".reg .pred q;", ".reg .b32 most;", ".reg .b32 next;"]
     lines += [f"setp.ne.b32 q, {waits}, 0;"]
+    if pause:
+        lines += [".reg .b32 start;", ".reg .b32 now;", "mov.u32 start, %clock;", "early:"]
+        lines += ["mov.u32 now, %clock;", "sub.u32 now, now, start;"]
+        lines += [f"setp.lt.u32 p, now, {pause};", "and.pred p, p, q;"]
+        lines += ['.pragma "nounroll";', "@p bra early;"]
     for vector, address in vectors:
         lines += [f"mov.b32 {word}, 0;" for word in vector]
         lines += [f"setp.ne.u64 p, {address}, 0;", load(vector, address)]

@@ -69,7 +69,7 @@ def load_exchanged(pointer, group, start, B, K: tl.constexpr, BLOCK_B: tl.conste
 @triton.jit
 def load_when_written(pointer, group, start, B, waits, K: tl.constexpr, PIECES: tl.constexpr,
                       BLOCK_B: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
-                      STAGED: tl.constexpr):  # fmt: skip
+                      STAGED: tl.constexpr, PAUSE: tl.constexpr):  # fmt: skip
     """PIECES pieces of a group's rows, each element once it is no mark, if `waits`.
 
     For tensor cores a piece comes as four, one for each word of the vectors: (SHARES, BLOCK_B,
@@ -99,7 +99,7 @@ def load_when_written(pointer, group, start, B, waits, K: tl.constexpr, PIECES: 
         addresses = addresses + (where,)  # noqa: RUF005
     PACK: tl.constexpr = BLOCK_B * BLOCK_K * SHARES // VECTOR // 128  # vectors a thread and piece
     words = tl.inline_asm_elementwise(
-        look_until_written(PIECES, PACK, WORDS, elements(pointer, 4) == 2),
+        look_until_written(PIECES, PACK, WORDS, elements(pointer, 4) == 2, PAUSE),
         look_constraints(PIECES, PACK, WORDS),
         addresses + (waits, anchor),  # noqa: RUF005
         dtype=words_of(pointer.dtype.element_ty, WORDS * PIECES), is_pure=False, pack=PACK,
@@ -157,7 +157,8 @@ def product_with_exchanged(pointer, weights, group, B, K: tl.constexpr, BLOCK_B:
                            COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
                            PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
                            AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr,
-                           MARKED: tl.constexpr = False, waits=True):  # fmt: skip
+                           MARKED: tl.constexpr = False, waits=True,
+                           PAUSE: tl.constexpr = 0):  # fmt: skip
     """(rows, K) as other programs wrote it, times the kept weights: (BLOCK_B, COLUMNS).
 
     The result is small, 16 × 32 say, and K long, so the warps divide K among them (the first
@@ -166,8 +167,8 @@ def product_with_exchanged(pointer, weights, group, B, K: tl.constexpr, BLOCK_B:
     (A thread that multiplies and adds by itself has 16 sums, enough to have no need to wait.)
     AHEAD pieces of the rows are asked for at a time. All sums have a fixed order.
 
-    MARKED rows are waited for here (`kernels/marks.py`), unless they were there before the launch:
-    then `waits` is false. Others have been waited for.
+    MARKED rows are waited for here (`kernels/marks.py`), after PAUSE cycles, unless they were there
+    before the launch: then `waits` is false. Others have been waited for.
     """
     LOOK: tl.constexpr = MARKED and PTX  # in the interpreter rows are there
     if BLOCK_K == QUAD:
@@ -176,7 +177,7 @@ def product_with_exchanged(pointer, weights, group, B, K: tl.constexpr, BLOCK_B:
     else:
         sums = products(
             pointer, weights, group, B, waits, K, BLOCK_B, COLUMNS, BLOCK_K, SHARES, PRECISION,
-            UPCAST, COMPUTE, AHEAD, PTX, STAGED, LOOK,
+            UPCAST, COMPUTE, AHEAD, PTX, STAGED, LOOK, PAUSE,
         )  # fmt: skip
     return add_shares(sums, SHARES, BLOCK_B, COLUMNS)
 
@@ -186,7 +187,7 @@ def products(pointer, weights, group, B, waits, K: tl.constexpr, BLOCK_B: tl.con
              COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
              PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
              AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr,
-             LOOK: tl.constexpr):  # fmt: skip
+             LOOK: tl.constexpr, PAUSE: tl.constexpr):  # fmt: skip
     """The product by `tl.dot`, before the shares are added up: (SHARES, BLOCK_B, COLUMNS)."""
     WORDS: tl.constexpr = 4 if LOOK and not STAGED else 1
     TURNS: tl.constexpr = 1 if PRECISION == "ieee" and elements(pointer, 4) == 1 else 4
@@ -208,6 +209,7 @@ def products(pointer, weights, group, B, waits, K: tl.constexpr, BLOCK_B: tl.con
             batch = load_when_written(
                 pointer, group, part // WORDS * DEPTH, B, waits, K,
                 min(AHEAD, CHUNKS - part // WORDS), BLOCK_B, BLOCK_K, SHARES, STAGED,
+                PAUSE if part == 0 else 0,
             )  # fmt: skip
             pieces = pieces + batch
         whole = under_way(pieces[part], PTX and not LOOK)

@@ -40,7 +40,13 @@ from kernels.gates import (
     take_first_state,
 )
 from kernels.grid_barrier import STRIDE, arrive, wait
-from kernels.marks import mark, store_for_others, store_gates_for_others
+from kernels.marks import (
+    PAUSE_BACKWARD,
+    PAUSE_FORWARD,
+    mark,
+    store_for_others,
+    store_gates_for_others,
+)
 from kernels.product import apart, product_with_exchanged
 from kernels.step import compile_options, on_device_of
 from kernels.weights import kept_weights
@@ -56,7 +62,7 @@ def sequence_forward_kernel(
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
     AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr,
-    IN_REGISTERS: tl.constexpr, MARKED: tl.constexpr,
+    IN_REGISTERS: tl.constexpr, MARKED: tl.constexpr, COUNTERS: tl.constexpr,
 ):  # fmt: skip
     """All T steps of one slice of units and one group of rows."""
     slice = tl.program_id(0)
@@ -64,8 +70,9 @@ def sequence_forward_kernel(
     rows = group * BLOCK_B + tl.arange(0, BLOCK_B)
     units = slice * BLOCK_H + tl.arange(0, BLOCK_H)
     inside = (rows[:, None] < B) & (units[None, :] < H)
-    slices = tl.num_programs(0)
-    counter_ptr += group * COUNTER_STRIDE
+    counter_ptr += group * (COUNTERS * COUNTER_STRIDE)
+    mine_ptr = counter_ptr + slice * BLOCK_H // BLOCK_K % COUNTERS * COUNTER_STRIDE
+    slices = tl.num_programs(0) // COUNTERS  # that arrive at a counter
 
     h, c = take_first_state(
         first_h_ptr, first_c_ptr, hs_ptr, cs_ptr, rows, units, inside, CELL, H, COMPUTE
@@ -85,10 +92,10 @@ def sequence_forward_kernel(
             gates_x_ptr + step * (G * H), rows, units, inside, G, H, COMPUTE
         )
         if not MARKED:
-            wait(counter_ptr, t * slices)
+            wait(counter_ptr, t * slices, 0, PTX, COUNTERS)
         product = product_with_exchanged(
             before_ptr, w, group, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, SHARES,
-            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED, MARKED, t > 0,
+            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED, MARKED, t > 0, PAUSE_FORWARD,
         )  # fmt: skip
         p0, p1, p2, p3 = apart(product, P, BLOCK_B, BLOCK_H)
         h, c, s0, s1, s2, s3 = cell_forward(
@@ -98,7 +105,7 @@ def sequence_forward_kernel(
             store_for_others(hs_ptr + (step + B) * H, rows, units, H, inside, h)
         else:
             store_tile(hs_ptr + (step + B) * H, rows, units, H, inside, h)
-            arrive(counter_ptr)
+            arrive(mine_ptr, PTX)
         # Nobody waits for these: written while the others catch up.
         if CELL == "lstm":
             store_tile(cs_ptr + (step + B) * H, rows, units, H, inside, c)
@@ -117,7 +124,7 @@ def sequence_backward_kernel(
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
     AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr,
-    IN_REGISTERS: tl.constexpr, MARKED: tl.constexpr,
+    IN_REGISTERS: tl.constexpr, MARKED: tl.constexpr, COUNTERS: tl.constexpr,
 ):  # fmt: skip
     """All T steps backward. dh and dc hold the final state's gradient, then the initial one's."""
     slice = tl.program_id(0)
@@ -125,8 +132,9 @@ def sequence_backward_kernel(
     rows = group * BLOCK_B + tl.arange(0, BLOCK_B)
     units = slice * BLOCK_H + tl.arange(0, BLOCK_H)
     inside = (rows[:, None] < B) & (units[None, :] < H)
-    slices = tl.num_programs(0)
-    counter_ptr += group * COUNTER_STRIDE
+    counter_ptr += group * (COUNTERS * COUNTER_STRIDE)
+    mine_ptr = counter_ptr + slice * BLOCK_H // BLOCK_K % COUNTERS * COUNTER_STRIDE
+    slices = tl.num_programs(0) // COUNTERS  # that arrive at a counter
 
     w = kept_weights(
         weight_ptr, slice, True, H, G, BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED,
@@ -155,7 +163,7 @@ def sequence_backward_kernel(
             store_gates_for_others(mine, rows, units, inside, d0, d1, dp2, d3, G, H)
         else:
             store_gates(mine, rows, units, inside, d0, d1, dp2, d3, G, H)
-            arrive(counter_ptr)
+            arrive(mine_ptr, PTX)
         # Nobody waits for these: written and asked for while the others catch up.
         if CELL == "gru":
             store_gates(dgates_x_ptr + step * (G * H), rows, units, inside, d0, d1, d2, d3, G, H)
@@ -166,10 +174,10 @@ def sequence_backward_kernel(
             hs_ptr, cs_ptr, saved_ptr, before, B, rows, units, there, CELL, H, S, COMPUTE
         )
         if not MARKED:
-            wait(counter_ptr, (past + 1) * slices)
+            wait(counter_ptr, (past + 1) * slices, 0, PTX, COUNTERS)
         dh = direct + product_with_exchanged(
             dgates_p_ptr + step * (G * H), w, group, B, G * H, BLOCK_B, BLOCK_H, BLOCK_K, SHARES,
-            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED, MARKED,
+            PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED, MARKED, True, PAUSE_BACKWARD,
         )  # fmt: skip
 
     store_tile(dh_ptr, rows, units, H, inside, dh)
@@ -191,9 +199,22 @@ def tiles(B: int, H: int, cell: str, dtype: torch.dtype, input_precision: str,
     return found
 
 
-def counters(B: int, tile: tiling.Tile, device: torch.device) -> torch.Tensor:
-    """One cleared counter a group of rows; clearing is part of the stream, and of a CUDA graph."""
-    return torch.zeros(triton.cdiv(B, tile.block_b) * STRIDE, dtype=torch.int32, device=device)
+def counters_of(H: int, tile: tiling.Tile) -> int:
+    """Counters of a group of rows: one, or one for each warp of those who wait.
+
+    A warp multiplies its share of K only, so it need not wait for programs that write another's
+    units; and who looks at one counter is in the way of those who look, and arrive, there. It takes
+    tensor cores' layout, in which the shares are the warps', and slices that lie within one share.
+    """
+    is_a_warps = tile.ptx and not tile.staged and tile.shares == tile.num_warps
+    whole = H % (tile.shares * tile.block_k) == 0 and tile.block_k % tile.block_h == 0
+    return tile.num_warps if is_a_warps and whole and not tile.marked else 1
+
+
+def counters(B: int, H: int, tile: tiling.Tile, device: torch.device) -> torch.Tensor:
+    """Cleared counters of all groups of rows; a CUDA graph clears them, too."""
+    each = triton.cdiv(B, tile.block_b) * STRIDE
+    return torch.zeros(each * counters_of(H, tile), dtype=torch.int32, device=device)
 
 
 def forward(cell: str, gates_x: torch.Tensor, weight_hh: torch.Tensor, bias_hh: torch.Tensor,
@@ -212,10 +233,10 @@ def forward(cell: str, gates_x: torch.Tensor, weight_hh: torch.Tensor, bias_hh: 
         if marked:
             mark(hs[1:])
         else:
-            counter = counters(B, tile, gates_x.device)
+            counter = counters(B, H, tile, gates_x.device)
         sequence_forward_kernel[grid(B, H, tile)](
             gates_x, weight_hh, bias_hh, first[0], first[-1], last[0], last[-1], hs, cs, saved,
-            counter, T, B, SAVE=save, MARKED=marked,
+            counter, T, B, SAVE=save, MARKED=marked, COUNTERS=counters_of(H, tile),
             **launch_options(cell, H, gates_x.dtype, tile, input_precision),
         )  # fmt: skip
 
@@ -232,10 +253,11 @@ def backward(cell: str, grad_y: torch.Tensor, weight_hh: torch.Tensor, hs: torch
         if marked:
             mark(dgates_p)
         else:
-            counter = counters(B, tile, grad_y.device)
+            counter = counters(B, H, tile, grad_y.device)
         sequence_backward_kernel[grid(B, H, tile)](
             grad_y, weight_hh, hs, cs, saved, dgates_x, dgates_p, dh, dc, counter, T, B,
-            MARKED=marked, **launch_options(cell, H, grad_y.dtype, tile, input_precision),
+            MARKED=marked, COUNTERS=counters_of(H, tile),
+            **launch_options(cell, H, grad_y.dtype, tile, input_precision),
         )  # fmt: skip
 
 

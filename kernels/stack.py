@@ -152,27 +152,51 @@ class _Stack(torch.autograd.Function):
         T, wide = slots - 1, weight_hh.shape[1]
         if grad_y is None:
             grad_y = hs.new_zeros(T, B, H)
-        dgates_x = hs.new_empty(L, T, B, wide)
-        # Only a GRU's reset gate makes the product's gradient differ from the input's.
-        dgates_p = torch.empty_like(dgates_x) if ctx.cell == "gru" else dgates_x
+        # Only a GRU's reset gate makes the product's gradient differ from the input's. In one
+        # buffer the two are what a batch of two products takes.
+        dgates = hs.new_empty(2 if ctx.cell == "gru" else 1, L, T, B, wide)
+        dgates_x, dgates_p = dgates[0], dgates[-1]
         dstates = own_gradients(grad_states, (L, B, H), hs)
         wavefront.backward(
             ctx.cell, grad_y.contiguous(), weight_ih, weight_hh, hs, cs, saved, dgates_x, dgates_p,
             dstates[0], dstates[-1], input_precision=ctx.input_precision, marked=ctx.marked,
         )  # fmt: skip
-        rows_x, rows_p = dgates_x.view(L, T * B, wide), dgates_p.view(L, T * B, wide)
-        needed = iter(ctx.needs_input_grad[6 + len(dstates) :])
-        grads: list[Tensor | None] = []
-        for layer in range(L):
-            before = hs[layer, :T].reshape(T * B, H)
-            below = hs[layer - 1, 1:].reshape(T * B, H) if layer else None
-            if below is not None and next(needed):
-                grads.append(rows_x[layer].T @ below)
-            elif below is not None:
-                grads.append(None)
-            grads.append(rows_p[layer].T @ before if next(needed) else None)
-            if below is not None:
-                grads.append(rows_x[layer].sum(0) if next(needed) else None)
-            grads.append(rows_p[layer].sum(0) if next(needed) else None)
+        grads = _of_parameters(
+            dgates.view(-1, L, T * B, wide), hs, ctx.needs_input_grad[-(4 * L - 2) :]
+        )
         to_states = [grad.to(dtype) for grad, dtype in zip(dstates, ctx.state_dtypes, strict=True)]
         return None, None, None, None, None, dgates_x[0], *to_states, *grads
+
+
+def _of_parameters(dgates: Tensor, hs: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
+    """Gradients of `wavefront_stack`'s parameters, where needed: sums over all T·B rows.
+
+    dgates  (2, L, T·B, G·H): of the input's part of the gates and of the product; one if they are
+            the same
+    hs      (L, T+1, B, H), the initial state in slot 0
+
+    The biases' sums are made once for all layers, since each takes longer to begin than to do; and
+    the two weights of a layer, whose inputs are neighbours in `hs`, are one product of two.
+    """
+    _, L, rows, _ = dgates.shape
+    H = hs.shape[-1]
+    of_x, of_p = dgates[0], dgates[-1]
+    sums_p = of_p.sum(1) if any(needed[1::2]) else None  # torch sums bfloat16 in float32
+    sums_x = of_x.sum(1) if len(dgates) == 2 and any(needed[4::4]) else sums_p
+
+    def of_bias(sums: Tensor | None, layer: int, is_needed: bool) -> Tensor | None:
+        return sums[layer] if sums is not None and is_needed else None
+
+    before = hs[0, :-1].reshape(rows, H)
+    grads = [of_p[0].T @ before if needed[0] else None, of_bias(sums_p, 0, needed[1])]
+    for layer in range(1, L):
+        weight_ih, weight_hh, bias_ih, bias_hh = needed[4 * layer - 2 : 4 * layer + 2]
+        if weight_ih or weight_hh:
+            # What the layer below gave, steps 1 to T, ends where this one's steps 0 to T − 1 begin.
+            below = hs[layer - 1, 1:]
+            inputs = hs.as_strided((2, rows, H), (rows * H, H, 1), below.storage_offset())
+            of_both = dgates[:, layer].expand(2, -1, -1).transpose(1, 2) @ inputs
+        grads.append(of_both[0] if weight_ih else None)
+        grads.append(of_both[1] if weight_hh else None)
+        grads += [of_bias(sums_x, layer, bias_ih), of_bias(sums_p, layer, bias_hh)]
+    return grads

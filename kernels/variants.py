@@ -91,6 +91,8 @@ def looping_variant(kernel: str, cell: str, H: int, precision: str,
     options = {"MARKED": marked} | sequence.launch_options(
         cell, H, dtype, tiles[backward], input_precision
     )
+    if not is_wavefront:
+        options |= {"COUNTERS": sequence.counters_of(H, tiles[backward])}
     if not backward:
         options |= {"SAVE": True}
     function = LOOPING[is_wavefront][backward]
@@ -112,7 +114,7 @@ def floor_variant(kernel: str, cell: str, H: int, precision: str,
         return
     if kernel == "floor_barrier":
         function: Any = floors.barrier_floor_kernel
-        options = floors.barrier_options(tiles[1])
+        options = floors.barrier_options(H, tiles[1])
     else:
         function = floors.traffic_floor_kernel
         options = floors.traffic_options(H, GATES[cell] * H, tiles[1], dtype.itemsize)

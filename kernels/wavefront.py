@@ -124,14 +124,14 @@ def wavefront_forward_kernel(
         # The layer below is ahead, most of the time: its part is done while one's own is not whole.
         if not MARKED:
             needed = tl.where(is_first, 0, (t + 1) * slices)
-            seen = wait(counters + below * COUNTER_STRIDE, needed, seen)
+            seen = wait(counters + below * COUNTER_STRIDE, needed, seen, PTX)
         product = product_with_exchanged(
             below_ptr + step * H, w_ih, group, rows_below, H, BLOCK_B, BLOCK_H * P, BLOCK_K, SHARES,
             PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED, MARKED,
         )  # fmt: skip
         y0, y1, y2, y3 = apart(product, P, BLOCK_B, BLOCK_H)
         if not MARKED:
-            wait(counters + layer * COUNTER_STRIDE, t * slices)
+            wait(counters + layer * COUNTER_STRIDE, t * slices, PTX=PTX)
         product = product_with_exchanged(
             before_ptr, w, group, B, H, BLOCK_B, BLOCK_H * P, BLOCK_K, SHARES,
             PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED, MARKED, t > 0,
@@ -145,7 +145,7 @@ def wavefront_forward_kernel(
             store_for_others(hs_ptr + (step + B) * H, rows, units, H, inside, h)
         else:
             store_tile(hs_ptr + (step + B) * H, rows, units, H, inside, h)
-            arrive(counters + layer * COUNTER_STRIDE)
+            arrive(counters + layer * COUNTER_STRIDE, PTX)
         if CELL == "lstm":
             store_tile(cs_ptr + (step + B) * H, rows, units, H, inside, c)
         if SAVE and S == 4:
@@ -225,14 +225,14 @@ def wavefront_backward_kernel(
         # The layer above is ahead, most of the time: its part is done while one's own is not whole.
         if not MARKED:
             needed = tl.where(is_last | is_over, 0, (past + 1) * slices)
-            seen = wait(counters + above * COUNTER_STRIDE, needed, seen)
+            seen = wait(counters + above * COUNTER_STRIDE, needed, seen, PTX)
         dy += product_with_exchanged(
             above_ptr + step * (G * H), w_ih, group, tl.where(is_over, 0, rows_above), G * H,
             BLOCK_B, BLOCK_H, BLOCK_K, SHARES, PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED,
             MARKED,
         )  # fmt: skip
         if not MARKED:
-            wait(counters + layer * COUNTER_STRIDE, past * slices)
+            wait(counters + layer * COUNTER_STRIDE, past * slices, PTX=PTX)
         dh = direct + product_with_exchanged(
             dgates_p_ptr + (step + B) * (G * H), w, group, tl.where(past == 0, 0, B), G * H,
             BLOCK_B, BLOCK_H, BLOCK_K, SHARES, PRECISION, UPCAST, COMPUTE, AHEAD, PTX, STAGED,
@@ -254,7 +254,7 @@ def wavefront_backward_kernel(
             store_gates(dgates_p_ptr + mine, rows, units, now, d0, d1, dp2, d3, G, H)
             if CELL == "gru":
                 store_gates(dgates_x_ptr + mine, rows, units, now, d0, d1, d2, d3, G, H)
-            arrive(counters + layer * COUNTER_STRIDE)
+            arrive(counters + layer * COUNTER_STRIDE, PTX)
         before = step - B
         there = inside & (rows[:, None] < step)  # at the first step, nobody
         dy = load_tile(grad_y_ptr + before * H, rows, units, H, there & given, COMPUTE)
@@ -329,7 +329,7 @@ def backward(cell: str, grad_y: torch.Tensor, weight_ih: torch.Tensor, weight_hh
         counter = hs
         if marked:
             mark(dgates_p)
-            if dgates_x is not dgates_p:
+            if dgates_x.data_ptr() != dgates_p.data_ptr():
                 mark(dgates_x)
         else:
             counter = counters(B, L, tile, grad_y.device)

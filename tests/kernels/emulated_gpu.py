@@ -76,7 +76,8 @@ class Machine:
             for z in range(self.grid[2]) for y in range(self.grid[1]) for x in range(self.grid[0])
         ]  # fmt: skip
         self.places = np.array(places)
-        self.memory = Memory([f"program {place}" for place in places], tensors) if watch else None
+        names = [f"program {place}" for place in places]
+        self.memory = Memory(names, tensors, launch.warps) if watch else None
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors.values()}
         self.buffers = [storage_views(storages[start]) for start in sorted(storages)]
         self.starts = np.array([start for start, _, _ in self.buffers], dtype=U8)
@@ -126,17 +127,17 @@ class Machine:
                 return views[kind], (where - U8(start)).astype(np.int64) // np.dtype(kind).itemsize
         raise IndexError(f"{first:#x} lies in none of the buffers")
 
-    def load(self, programs, where, size, relaxed=False):
+    def load(self, warp, programs, where, size, relaxed=False):
         if self.memory:
-            self.memory.load(programs, where, size, relaxed)
+            self.memory.load(programs, where, size, relaxed, warp)
 
     def store(self, programs, where, size, relaxed=False):
         if self.memory:
             self.memory.store(programs, where, size, relaxed)
 
-    def atomic(self, program, address, order):
+    def atomic(self, warp, program, address, order):
         if self.memory:
-            self.memory.atomic(program, address, order)
+            self.memory.atomic(program, address, order, warp)
 
     def run(self):
         """Until everybody is done.

@@ -205,6 +205,10 @@ class Team:
         assert axis == "x"
         return np.tile((32 * self.number + LANES).astype(U4), (len(self.programs), 1))
 
+    def clock(self):
+        """Not cycles: it goes on, which is all that who waits for a time may count on."""
+        return self.all(U4(100 * self.machine.launch.steps))
+
     def ctaid(self, axis):
         places = self.machine.places[self.programs, "xyz".index(axis)]
         return np.repeat(places[:, None], 32, axis=1).astype(U4)
@@ -222,6 +226,16 @@ class Team:
         """The end of a loop of relaxed looks: who stays in it may as well sleep before the next."""
         ways = self.branch(condition, target, following)
         self.state[self.programs[ways == following]] = ASLEEP
+        return ways
+
+    def branch_or_look(self, condition, target, following):
+        """Before a look with acquire order: who has seen enough goes on, and begins anew next time.
+
+        What was enough once may still be there then, and be enough again.
+        """
+        ways = self.branch(condition, target, following)
+        for program in self.programs[ways == target]:
+            self.looked[program].clear()
         return ways
 
     def look(self, where, active, here, following):
@@ -376,9 +390,9 @@ class Team:
             if acquire:
                 for program, address in sorted(set(zip(programs.tolist(), addresses.tolist(),
                                                        strict=True))):  # fmt: skip
-                    self.machine.atomic(program, address, "acquire")
+                    self.machine.atomic(self.number, program, address, "acquire")
             else:
-                self.machine.load(programs, addresses, size * count, relaxed)
+                self.machine.load(self.number, programs, addresses, size * count, relaxed)
             memory, at = self.machine.at(addresses, kind, count)
             if not (acquire or relaxed):
                 self.shared.count_lines(programs, at * size)
@@ -412,7 +426,7 @@ class Team:
         if active is None:
             active = np.ones(before.shape, dtype=bool)
         for row, lane in np.argwhere(active):
-            self.machine.atomic(self.programs[row], int(where[row, lane]), order)
+            self.machine.atomic(self.number, self.programs[row], int(where[row, lane]), order)
             memory, at = self.machine.at(where[row, lane : lane + 1], U4)
             before[row, lane] = memory[at[0]]
             memory[at[0]] += value[row, lane]
@@ -450,7 +464,7 @@ class Team:
         assert np.isin(size, (0, 16)).all()
         for some in self.machine.by_buffer(source[:, None], (size == 16)[:, None]):
             some = some[:, 0]
-            self.machine.load(programs[some], source[some], 16)
+            self.machine.load(self.number, programs[some], source[some], 16)
             memory, at = self.machine.at(source[some], U4, 4)
             pieces[some] = memory[at[:, None] + NEIGHBOURS[4]]
         at = self.shared.at(programs, to, 16) // 4

@@ -86,7 +86,7 @@ def recast(expression, kind, to):
     return bits if to.startswith("U") else f"{bits}.view({to})"
 
 
-LOCAL = {"pred": "%p", "b16": "%rs", "b32": "%r"}
+LOCAL = {"pred": "%p", "b16": "%rs", "b32": "%r", "b64": "%rd"}
 """What registers are called that PTX written by hand declares for itself."""
 
 
@@ -176,6 +176,8 @@ class Translator:
             return recast(operand[1:], self.kind_of(operand), kind)
         if special := SPECIAL.fullmatch(operand):
             return f"w.{special[1]}('{special[2]}')" + ("" if kind == "U4" else f".view({kind})")
+        if operand == "%clock":
+            return "w.clock()"
         if operand == "global_smem":
             return self.constant(0, kind)
         if operand.startswith("0f"):
@@ -214,6 +216,7 @@ class Translator:
 
     def translate(self):
         pieces, labels = self.pieces()
+        self.looks = {n for n, piece in enumerate(pieces) if piece and isinstance(piece[0], tuple)}
         bodies, ways = [], []  # of each piece: its lines, the last of which returns; who may follow
         for number, piece in enumerate(pieces):
             self.out = []
@@ -270,8 +273,12 @@ class Translator:
                 if not line.guard:
                     self.emit(f"return {target}")
                     return [target]
-                # The way out of a loop that polls is a label of PTX written by hand.
-                how = "branch_or_look_again" if label.startswith("$local") else "branch"
+                # The way out of a loop that polls is a label of PTX written by hand. A look with
+                # acquire order knows by itself when to sleep.
+                how = "branch"
+                if label.startswith("$local") and target > number:
+                    is_look = number + 1 in self.looks
+                    how = "branch_or_look" if is_look else "branch_or_look_again"
                 self.emit(f"return w.{how}({self.guard(line)}, {target}, {number + 1})")
                 return [target, number + 1]
             if line.opcode[0] == "ret":

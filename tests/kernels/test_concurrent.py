@@ -166,19 +166,19 @@ def found_by(run, seeds=range(0, 60, 10)):
     return found
 
 
-ARRIVE = '    tl.atomic_add(counter_ptr, 1, sem="release", scope="gpu")\n'
+ARRIVE = '        tl.atomic_add(counter_ptr, 1, sem="release", scope="gpu")\n'
 LOOK = 'tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu")'
 BEFORE_ARRIVAL = "    tl.debug_barrier()  # every thread"
-AFTER_WAIT = "    tl.debug_barrier()  # no thread"
+AFTER_WAIT = "        tl.debug_barrier()  # no thread"
 WRITE_H = "            store_tile(hs_ptr + (step + B) * H, rows, units, H, inside, h)\n"
 
 IN_THE_BARRIER = {
     "arrival-without-a-barrier-in-the-program": (BEFORE_ARRIVAL, "    # every thread", Race),
-    "wait-without-a-barrier-in-the-program": (AFTER_WAIT, "    # no thread", Race),
+    "wait-without-a-barrier-in-the-program": (AFTER_WAIT, "        # no thread", Race),
     "relaxed-arrival": (ARRIVE, ARRIVE.replace("release", "relaxed"), Race),
     "relaxed-wait": (LOOK, LOOK.replace("acquire", "relaxed"), Race),
-    "lost-update": (ARRIVE, "    tl.store(counter_ptr, tl.load(counter_ptr) + 1)\n", Race),
-    "no-arrival": (ARRIVE, "", Hang),
+    "lost-update": (ARRIVE, "        tl.store(counter_ptr, tl.load(counter_ptr) + 1)\n", Race),
+    "no-arrival": (ARRIVE, "        pass\n", Hang),
     "arrival-counted-twice": (ARRIVE, 2 * ARRIVE, Race),
 }
 
@@ -199,19 +199,19 @@ def test_a_bug_in_the_barrier_is_found(bug, make_case, monkeypatch, tmp_path):
     assert found_by(lambda: case.run(sequence_layer, torch.float32, "cpu")) == {found_as}
 
 
+WAIT = "wait(counter_ptr, t * slices, 0, PTX, COUNTERS)"
+WAIT_BACKWARD = "wait(counter_ptr, (past + 1) * slices, 0, PTX, COUNTERS)"
+
 IN_THE_SEQUENCE = {
-    "no-wait-forward": ([("        wait(counter_ptr, t * slices)\n", "")], Race),
-    "no-wait-backward": ([("        wait(counter_ptr, (past + 1) * slices)\n", "")], Race),
+    "no-wait-forward": ([(WAIT, "pass")], Race),
+    "no-wait-backward": ([(WAIT_BACKWARD, "pass")], Race),
     "arrival-before-the-write": (
-        [(f"{WRITE_H}            arrive(counter_ptr)\n",
-          f"            arrive(counter_ptr)\n{WRITE_H}")],
+        [(f"{WRITE_H}            arrive(mine_ptr, PTX)\n",
+          f"            arrive(mine_ptr, PTX)\n{WRITE_H}")],
         Race,
     ),
-    "target-one-too-low": ([("wait(counter_ptr, t * slices)", "wait(counter_ptr, t * slices - 1)")],
-                           Race),
-    "target-one-too-high": (
-        [("wait(counter_ptr, t * slices)", "wait(counter_ptr, t * slices + 1)")], Hang,
-    ),
+    "target-one-too-low": ([(WAIT, WAIT.replace("slices,", "slices - 1,"))], Race),
+    "target-one-too-high": ([(WAIT, WAIT.replace("slices,", "slices + 1,"))], Hang),
     "one-address-for-h": (
         [("hs_ptr + (step + B) * H", "hs_ptr")], Race,  # where it is written and read
     ),
@@ -219,7 +219,7 @@ IN_THE_SEQUENCE = {
         [("units = slice * BLOCK_H", "units = slice * (BLOCK_H - 1)")], Race,
     ),
     "groups-that-share-a-counter": (
-        [("counter_ptr += group * COUNTER_STRIDE", "counter_ptr += 0")], Race,
+        [("counter_ptr += group * (COUNTERS * COUNTER_STRIDE)", "counter_ptr += 0")], Race,
     ),
 }  # fmt: skip
 
@@ -257,12 +257,12 @@ def test_a_grid_that_is_not_on_the_chip_at_once_is_found(make_case):
         case.run(sequence_layer, torch.float32, "cpu")
 
 
-OWN_WAIT = "        wait(counters + layer * COUNTER_STRIDE, t * slices)\n"
+OWN_WAIT = "wait(counters + layer * COUNTER_STRIDE, t * slices, PTX=PTX)"
 BELOW = "tl.where(is_first, 0, (t + 1) * slices)"
-BELOW_WAIT = "seen = wait(counters + below * COUNTER_STRIDE, needed, seen)"
+BELOW_WAIT = "seen = wait(counters + below * COUNTER_STRIDE, needed, seen, PTX)"
 ABOVE = "tl.where(is_last | is_over, 0, (past + 1) * slices)"
-OWN_BACKWARD = "        wait(counters + layer * COUNTER_STRIDE, past * slices)\n"
-ARRIVAL = "        arrive(counters + layer * COUNTER_STRIDE)\n"
+OWN_BACKWARD = "wait(counters + layer * COUNTER_STRIDE, past * slices, PTX=PTX)"
+ARRIVAL = "        arrive(counters + layer * COUNTER_STRIDE, PTX)\n"
 GRU_WRITE = (
     '            if CELL == "gru":\n'
     "                store_gates(dgates_x_ptr + mine, rows, units, now, d0, d1, d2, d3, G, H)\n"
@@ -270,9 +270,9 @@ GRU_WRITE = (
 
 IN_THE_WAVEFRONT = {
     "no-wait-for-the-layer-below": ([(BELOW, "0")], Race),
-    "no-wait-for-the-own-layer": ([(OWN_WAIT, "")], Race),
+    "no-wait-for-the-own-layer": ([(OWN_WAIT, "pass")], Race),
     "no-wait-for-the-layer-above": ([(ABOVE, "0")], Race),
-    "no-wait-for-the-own-layer-backward": ([(OWN_BACKWARD, "")], Race),
+    "no-wait-for-the-own-layer-backward": ([(OWN_BACKWARD, "pass")], Race),
     "target-above-one-too-low": ([(ABOVE, ABOVE.replace("* slices)", "* slices - 1)"))], Race),
     "waiting-for-more-steps-than-there-are": (
         [(ABOVE, ABOVE.replace("is_last | is_over", "is_last").replace("+ 1", "+ 2"))], Hang,
@@ -282,7 +282,7 @@ IN_THE_WAVEFRONT = {
         [(BELOW_WAIT, BELOW_WAIT.replace("below", "layer"))], Hang,
     ),
     "remembering-what-was-never-counted": (
-        [(BELOW_WAIT, BELOW_WAIT.replace("seen)", "seen + 1)"))], Race,
+        [(BELOW_WAIT, BELOW_WAIT.replace("seen,", "seen + 1,"))], Race,
     ),
     "target-below-one-too-high": ([(BELOW, BELOW.replace("* slices)", "* slices + 1)"))], Hang),
     "arrival-at-another-layers-counter": ([(ARRIVAL, ARRIVAL.replace("layer", "below"))], Race),

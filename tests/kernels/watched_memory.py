@@ -10,6 +10,7 @@ What orders accesses of different programs is what orders them on a GPU: an atom
 order publishes what its program did before its last barrier among its own threads, an atomic look
 with acquire order takes over what the counter has been told, in effect from the next such barrier
 on. The barriers count because a program is many threads and one of them adds and looks for all.
+Where it is known which warp looks, that warp need not wait for a barrier.
 
 Relaxed accesses order nothing, but they do not race with each other. What is written so, others
 may read at any time if they read it so, and see it or not; it is written once in a launch, because
@@ -57,17 +58,20 @@ class Memory:
 
     programs   their names
     tensors    name -> tensor; those that share a storage are one buffer
+    warps      of a program, where accesses say by which they are
 
     Who accesses is one program, or an array with the program of each address: then all of them
     access at once.
     """
 
-    def __init__(self, programs, tensors):
+    def __init__(self, programs, tensors, warps=0):
         self.names = programs
         count = len(programs)
         self.clocks = np.eye(count, dtype=np.int64)  # row p: how far p knows each program to be
         self.published = np.zeros((count, count), dtype=np.int64)  # as of p's last barrier
         self.heard = np.zeros((count, count), dtype=np.int64)  # in effect from p's next barrier on
+        # What a warp of p has heard by itself, in effect at once.
+        self.heard_by = np.zeros((warps, count, count), dtype=np.int64)
         self.counters = {}  # address -> what has been released there
         storages = {}
         for name, tensor in tensors.items():
@@ -109,9 +113,12 @@ class Memory:
             return buffer, at, by
         raise OutOfBounds(f"{name} {what} an address in none of the buffers")
 
-    def _check(self, by, buffer, at, others, clocks, what):
+    def _check(self, by, buffer, at, others, clocks, what, warp=None):
         """Raises Race if what `others` did at `clocks` is not known to be over; -1 is nobody."""
-        unordered = (others != -1) & (others != by) & (clocks > self.clocks[by, others])
+        known = self.clocks[by, others]
+        if warp is not None:
+            known = np.maximum(known, self.heard_by[warp, by, others])
+        unordered = (others != -1) & (others != by) & (clocks > known)
         if unordered.any():
             one = unordered.argmax()
             raise Race(
@@ -119,13 +126,13 @@ class Memory:
                 f"which nothing orders after what {self.names[others[one]]} does to it"
             )
 
-    def load(self, program, addresses, size=None, relaxed=False):
+    def load(self, program, addresses, size=None, relaxed=False, warp=None):
         buffer, at, by = self.find(program, addresses, "reads", size)
         if buffer.is_written:
             writers = buffer.writer[at]
             if relaxed:
                 writers = np.where(buffer.relaxed[at], -1, writers)
-            self._check(by, buffer, at, writers, buffer.written[at], "reads")
+            self._check(by, buffer, at, writers, buffer.written[at], "reads", warp)
         if not relaxed:
             buffer.read[by, at] = self.clocks[by, by]
             buffer.is_read[at] = True
@@ -162,11 +169,14 @@ class Memory:
         self.clocks[program] = self.published[program] = clocks
         self.clocks[program, program] += 1
 
-    def atomic(self, program, address, order):
+    def atomic(self, program, address, order, warp=None):
         """An addition to a counter, or a look at it; order is "acquire", "release" or both."""
         self.find(program, np.array([address]), "adds to")
         counter = self.counters.setdefault(address, np.zeros_like(self.heard[program]))
         if "acquire" in order:
             np.maximum(self.heard[program], counter, out=self.heard[program])
+            if warp is not None:
+                alone = self.heard_by[warp, program]
+                np.maximum(alone, counter, out=alone)
         if "release" in order:
             np.maximum(counter, self.published[program], out=counter)

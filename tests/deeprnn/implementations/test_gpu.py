@@ -48,8 +48,9 @@ def test_the_profiler_sees_persistent_kernels(stack):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_weights_are_in_one_piece_in_every_type(cell, dtype):
+def test_weights_are_in_one_piece_in_every_type(cell, dtype, precision_as_before):
     """Else cuDNN gets a copy of them at every call, and PyTorch warns."""
+    set_matmul_precision("ieee")
     request = Request(cell=cell, device="cuda", dtype=dtype, num_layers=2)
     reason = implementations.why_unsupported("torch_nn", request)
     if reason:
