@@ -181,8 +181,11 @@ def _of_parameters(dgates: Tensor, hs: Tensor, needed: Sequence[bool]) -> list[T
     _, L, rows, _ = dgates.shape
     H = hs.shape[-1]
     of_x, of_p = dgates[0], dgates[-1]
-    sums_p = of_p.sum(1) if any(needed[1::2]) else None  # torch sums bfloat16 in float32
-    sums_x = of_x.sum(1) if len(dgates) == 2 and any(needed[4::4]) else sums_p
+    are_one = len(dgates) == 1
+    needs_x, needs_p = any(needed[4::4]), any(needed[1::4])
+    # torch sums bfloat16 in float32
+    sums_p = of_p.sum(1) if needs_p or (needs_x and are_one) else None
+    sums_x = of_x.sum(1) if needs_x and not are_one else sums_p
 
     def of_bias(sums: Tensor | None, layer: int, is_needed: bool) -> Tensor | None:
         return sums[layer] if sums is not None and is_needed else None

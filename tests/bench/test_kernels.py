@@ -189,6 +189,24 @@ def misbehaving(tmp_path, monkeypatch):
         run.close()
 
 
+def test_compiled_kernels_stay_where_they_were_told_to(tmp_path, monkeypatch):
+    child = CHILD.replace(
+        "sys.stdin.readline()\nnames",
+        """sys.stdin.readline()
+open(os.path.join(os.environ["TRITON_CACHE_DIR"], "..", "kernel"), "w").close()
+names""",
+    )
+    (tmp_path / "writing_child.py").write_text(child, "utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    cache = tmp_path / "kept"
+    (cache / "triton").mkdir(parents=True)
+    deadline = time.monotonic() + 60
+    run = KernelRun([TINY], "cpu", 1, deadline, tmp_path / "log", "writing_child", cache)
+    run.plan()
+    run.close()
+    assert (cache / "kernel").exists()
+
+
 def children():
     return [child for child in psutil.Process().children() if child.status() != "zombie"]
 

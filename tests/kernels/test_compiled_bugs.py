@@ -9,6 +9,7 @@ import pytest
 from .jobs import emulate, job
 
 WAYS = ("forward", "backward")
+CELLS = ("lstm", "gru")
 
 
 @functools.cache
@@ -51,6 +52,22 @@ def test_every_barrier_is_missed_if_it_is_left_out(kernels, precision, H, least,
 def test_a_relaxed_arrival_is_found():
     (found,) = emulate(job("sequence", "gru", "ieee", T=3, plant=[[r"\.release", ".relaxed"]]))
     assert found["raised"] == "Race", found
+
+
+COUNTERS = {
+    "a warp that looks at another's counter": r"shr\.u32 warp, warp, 5;=shr.u32 warp, warp, 6;",
+    "a warp that does not wait": r"@!%?\w+ bra\s+there;=bra there;",
+    "a look without order": r"ld\.global\.gpu\.acquire=ld.relaxed.gpu.global",
+}
+
+
+@pytest.mark.parametrize("bug", COUNTERS)
+def test_a_bug_in_the_counters_of_warps_is_found(bug):
+    """H 256 has a counter for each of the four; of the GRU a program's gates lie in one share."""
+    old, new = COUNTERS[bug].split("=")
+    jobs = [job("sequence", cell, "tf32", T=3, B=8, H=256, plant=[[old, new]]) for cell in CELLS]
+    for found in emulate(*jobs):
+        assert found["raised"] == "Race", found
 
 
 def test_a_copy_that_is_not_waited_for_is_found():

@@ -6,7 +6,7 @@ import torch
 from kernels import chips, tiling
 from kernels.cells import GATES
 from kernels.function import dataflow_layer, sequence_layer, why_no_sequence
-from kernels.marks import mark
+from kernels.marks import look_until_written, mark
 
 CHIP = chips.CHIPS["sm_90"]
 
@@ -22,6 +22,13 @@ def test_a_mark_is_a_nan_that_arithmetic_does_not_make(dtype):
     assert (bits[0] == 0).all()
     zero = torch.zeros((), dtype=dtype)
     assert (zero / zero).view(bits.dtype) != -1
+
+
+def test_who_pauses_does_so_before_the_first_look_and_only_if_he_waits():
+    hasty, patient = (look_until_written(2, 1, 4, False, pause) for pause in (0, 300))
+    assert "%clock" not in hasty
+    assert patient.index("%clock") < patient.index("ld.relaxed")
+    assert "setp.lt.u32 p, now, 300;\nand.pred p, p, q;" in patient
 
 
 @pytest.mark.parametrize("cell", tuple(GATES))

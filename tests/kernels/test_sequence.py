@@ -108,6 +108,41 @@ def test_counters_are_cleared_for_every_launch(make_case, device, monkeypatch):
             assert slices is None or counter[0].item() == 4 * slices
 
 
+@pytest.mark.parametrize(
+    ("cell", "H", "dtype", "precision", "marked", "count"),
+    [
+        ("lstm", 256, torch.float32, "tf32", False, 4),
+        ("gru", 256, torch.bfloat16, "ieee", False, 4),
+        ("rnn_tanh", 512, torch.float32, "tf32", False, 4),
+        ("lstm", 768, torch.bfloat16, "ieee", False, 4),
+        ("lstm", 256, torch.float32, "tf32", True, 1),  # nobody arrives
+        ("lstm", 256, torch.float32, "ieee", False, 1),  # a thread has a share of its own
+        ("lstm", 192, torch.float32, "tf32", False, 1),  # gates would begin in different shares
+        ("lstm", 250, torch.float32, "tf32", False, 1),
+    ],
+)  # fmt: skip
+def test_a_warp_has_a_counter_where_a_share_is_whole_slices(
+    cell, H, dtype, precision, marked, count
+):
+    tiles = tiling.sequence_tiles(
+        16, H, GATES[cell], dtype, precision, chips.CHIPS["sm_90"], marked=marked
+    )
+    for backward, tile in enumerate(tiles):
+        assert sequence.counters_of(H, tile) == count
+        slices, groups = sequence.grid(16, H, tile)
+        counters = sequence.counters(16, H, tile, torch.device("cpu"))
+        assert len(counters) == groups * count * sequence.STRIDE
+        if count > 1:
+            # As many slices at each, and all gates of a slice in the same warp's share.
+            own = [s * tile.block_h // tile.block_k % count for s in range(slices)]
+            assert {own.count(share) for share in range(count)} == {slices // count}
+            gates = range(GATES[cell] if backward else 1)
+            for s in range(slices):
+                units = range(s * tile.block_h, (s + 1) * tile.block_h)
+                shares = {(g * H + u) // tile.block_k % count for g in gates for u in units}
+                assert shares == {own[s]}
+
+
 def test_a_layer_that_does_not_fit_is_refused_with_the_reason(device, monkeypatch):
     monkeypatch.setattr(
         tiling, "sequence_tiles", lambda *arguments, **options: "too wide for this test"

@@ -61,6 +61,28 @@ def test_without_gradients(device):
     assert torch.equal(y, with_gradients)
 
 
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_a_gradient_that_is_asked_for_alone_is_the_same(cell, device):
+    """Some are made together: a bias's with all layers', a weight's with its neighbour's."""
+    stack = Stack(cell, 3, 2, 20, 3)
+    together = stack.run(device)
+    x, *states = (tensor.float().to(device) for tensor in stack.inputs)
+    named = {name: p.detach().float().to(device) for name, p in stack.module.named_parameters()}
+    gates_x = x @ named.pop("weight_ih_l0").T + named.pop("bias_ih_l0")
+    for name, parameter in named.items():
+        parameter.requires_grad_()
+        y, final = wavefront_stack(
+            cell, gates_x, list(named.values()), tuple(states) if cell == "lstm" else states[0]
+        )
+        outputs = [y, *(final if isinstance(final, tuple) else (final,))]
+        pairs = zip(outputs, stack.upstream, strict=True)
+        sum((output * up.to(output)).sum() for output, up in pairs).backward()
+        torch.testing.assert_close(parameter.grad, together[name], msg=name)
+        others = [other.grad for key, other in named.items() if key != name]
+        assert not any(gradient is not None for gradient in others)
+        parameter.requires_grad_(False).grad = None
+
+
 def test_one_launch_each_way_and_every_layer_arrives_at_every_step(device, monkeypatch):
     made, launches = [], []
     plain = wavefront.counters
