@@ -169,7 +169,7 @@ def predictions(rows: list[dict[str, object]]) -> str:
     """What was reckoned for ``rows``, as a table; nothing here was measured."""
     lines = [
         "Predicted for an H100 or H200, microseconds a step of one layer's recurrence.",
-        "Not measured on a GPU.",
+        "Reckoned beforehand, not measured.",
         "",
         "| layer | kernel | forward | forward + backward |",
         "|---|---|---|---|",
