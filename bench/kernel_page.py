@@ -75,6 +75,8 @@ def render(table: pd.DataFrame) -> str:
         layers[f"{cell}, {L} × {H}, B {B}, T {T}, {kind}"] = layer
     lines += fastest(layers)
     for name, layer in layers.items():
+        if not (layer["status"] == "ok").any():
+            continue  # it stands below, with the reason
         lines += [f"## {name}", ""]
         for part, title in PARTS.items():
             lines += _part(title, layer[layer["part"] == part], layer)

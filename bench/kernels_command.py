@@ -115,13 +115,18 @@ def _time(chosen: list[Spec], output: Path | None, deadline: float, cache: Path 
             directory = _directory(output or _usual(REPORTS / run.about["machine"], run_id))
             progress = RunProgress(console, sum(not row["status"] for row in run.rows.values()))
             counts: dict[str, int] = {}
+            said: dict[str, int] = {}
             shared = {key: run.about[key] for key in ("device", "commit")} | {"run_id": run_id}
 
             def keep(row: Any) -> None:
                 KERNELS.append(directory, [{**row, **shared}])
                 counts[row["status"]] = counts.get(row["status"], 0) + 1
-                if row["status"] not in ("ok", "unsupported"):
-                    progress.say(f"  {row['status']}: {row['row_id']}: {row['reason']}")
+                if row["status"] in ("ok", "unsupported"):
+                    return
+                reason = f"{row['status']}: {row['reason']}"
+                said[reason] = said.get(reason, 0) + 1
+                if said[reason] == 1:  # a run out of time says the same of hundreds
+                    progress.say(f"  {row['row_id']}: {reason}")
 
             def doing(row_id: str, done: int, total: int) -> None:
                 progress.doing(row_id, 1.0 if done else 0.0)
@@ -140,8 +145,11 @@ def _time(chosen: list[Spec], output: Path | None, deadline: float, cache: Path 
             raise typer.Exit(130) from None
         finally:
             run.close()
-    said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    console.print(f"{said}. See {shlex.quote(str(page))}", markup=False, soft_wrap=True)
+    for reason, count in said.items():
+        if count > 1:
+            console.print(f"  {count - 1} more: {reason}", markup=False, soft_wrap=True)
+    figures = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    console.print(f"{figures}. See {shlex.quote(str(page))}", markup=False, soft_wrap=True)
     return any(status not in ("ok", "unsupported") for status in counts)
 
 

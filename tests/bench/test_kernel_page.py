@@ -33,6 +33,13 @@ def test_the_page_is_made_from_the_stored_table(tmp_path):
     assert "- oom: out of | memory: `lstm-L2-H256-B32-T35-tf32/stack/torch_nn" in page
 
 
+def test_a_layer_without_a_figure_has_no_section(tmp_path):
+    late = filled("torch_nn", status="timeout", reason="no time", row_id="late/torch_nn")
+    page = page_of(tmp_path, filled("triton_step"), {**late, "hidden_size": 512})
+    assert page.count("\n## lstm") == 1
+    assert "- timeout: no time: `late/torch_nn`" in page
+
+
 def timed(kernel, median, low, high, part="stack", execution="cuda_graph", **changes):
     figures = dict(zip(("", "_low", "_high"), (median, low, high), strict=True))
     row = filled(kernel, part, "forward_backward")

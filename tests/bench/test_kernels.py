@@ -302,7 +302,7 @@ def command():
 def test_predictions_need_no_gpu(command):
     done = command("--predicted", "--cell", "lstm")
     assert done.exit_code == 0, done.output
-    assert "Not measured on a GPU" in done.output
+    assert "not measured" in done.output
     assert re.search(r"\| lstm-L1-H256-B32-T35-tf32 \| triton_sequence \| \d\.\d\d \|", done.output)
 
 
@@ -377,3 +377,29 @@ def test_the_first_row_of_a_kernel_may_take_longer(tmp_path):
     assert run._seconds_for("b") == kernel_runner.ROW_SECONDS
     assert run._seconds_for("c") == kernel_runner.FIRST_ROW_SECONDS
     run.close()
+
+
+def test_what_many_rows_say_is_said_once(tmp_path, monkeypatch, capsys):
+    class OutOfTime:
+        def __init__(self, *arguments, **options):
+            self.about = {"device": "d", "machine": "m", "commit": "c"}
+            self.rows = {str(number): {"row_id": str(number), "status": ""} for number in range(5)}
+
+        def plan(self):
+            pass
+
+        def close(self):
+            pass
+
+        def run(self, keep, doing):
+            for number, row in enumerate(self.rows.values()):
+                reason = "no time" if number else "a fault"
+                keep({**row, "status": "timeout", "reason": reason})
+
+    monkeypatch.setattr(kernel_runner, "KernelRun", OutOfTime)
+    assert kernels_command._time([], tmp_path / "k", 0.0, None)
+    said = capsys.readouterr().out
+    assert [line for line in said.splitlines() if "timeout" in line][:3] == [
+        "  0: timeout: a fault", "  1: timeout: no time", "  3 more: timeout: no time",
+    ]  # fmt: skip
+    assert "5 timeout. See" in said
