@@ -11,9 +11,14 @@ the launcher clears it before each launch, in the same stream, so that a replaye
 it too.
 
 Why what the others wrote is visible after `wait`: the add has release order and the look acquire
-order at the scope of the GPU, and inside a program the barriers around them tie all its threads to
-the one that adds and looks (PTX memory model: causality order is cumulative). The L1 cache is not
-coherent; after an acquire a line in it is not used, and exchanged data is read with `.cg`, past it.
+order at the scope of the GPU, and inside a program a barrier ties all its threads to the one that
+adds (PTX memory model: causality order is cumulative). Where PTX may stand every thread looks by
+itself, a warp at once; elsewhere one does, and another barrier ties the others to it. The L1 cache
+is not coherent; after an acquire a line in it is not used, and exchanged data is read with `.cg`,
+past it.
+
+A group of programs may have several counters, one for each warp of those who wait: then a warp
+knows of those alone who arrive at its own, and reads nothing of others (`sequence.counters_of`).
 
 In the interpreter programs run one after another, so only a grid of one waits for nobody.
 """

@@ -173,6 +173,114 @@ def test_a_planted_bug_is_found(bug, found_as):
     assert found_as in found
 
 
+# A counter for each warp: who multiplies a share of the units waits for their programs alone
+
+
+@dataclass(frozen=True)
+class WarpBug:
+    """What a planted bug changes in `sequence.counters_of` and its use; the default is real."""
+
+    looks_beside: int = 0  # a warp looks at the counter of another
+    arrives_beside: int = 0  # a program arrives at the counter of another share
+    multiplies_all: bool = False  # a warp reads what is not of its share
+    joins: bool = True  # warps wait for each other's sums
+
+
+class Joint:
+    """The warps of one program: their sums, and a barrier among them."""
+
+    def __init__(self, warps):
+        self.sums, self.there, self.passed = [0] * warps, 0, 0
+
+    def barrier(self):
+        self.there += 1
+        mine = self.passed
+        if self.there == len(self.sums):
+            self.there, self.passed = 0, self.passed + 1
+            yield "running"
+        while self.passed == mine:
+            yield "waiting"
+
+
+def warp_program(memory, slice_, warp, joint, T, bug):
+    """One warp: its share of h_{t-1}, summed up; the first one writes for the slice."""
+    me, warps = (slice_, warp), len(joint.sums)
+    for t in range(T):
+        looked_at = (warp + bug.looks_beside) % warps
+        while memory.counters[looked_at] < t * (memory.slices // warps):
+            yield "waiting"
+        memory.acquire_from(me, looked_at)
+        joint.sums[warp] = 0
+        for owner in range(memory.slices):
+            if owner % warps == warp or bug.multiplies_all:
+                yield "running"
+                value = memory.read(me, t, owner) if t else 1
+                joint.sums[warp] += value if owner % warps == warp else 0
+        if bug.joins:
+            yield from joint.barrier()
+        if warp == 0:
+            memory.write(slice_, t + 1, sum(joint.sums) % 1009 + slice_)
+            yield "running"
+            memory.arrive(slice_, (slice_ + bug.arrives_beside) % warps)
+            yield "running"
+        if bug.joins:  # sums are made anew only when they were added up
+            yield from joint.barrier()
+
+
+def run_warps(seed, slices=4, warps=2, T=6, bug=WarpBug()):
+    """Interleave all warps of all programs at random; returns the last h of every slice."""
+    choose = random.Random(seed)
+    memory = LayeredMemory(slices, warps)
+    programs = {}
+    for slice_ in range(slices):
+        joint = Joint(warps)
+        for warp in range(warps):
+            programs[slice_, warp] = warp_program(memory, slice_, warp, joint, T, bug)
+    waiting = set()
+    while programs:
+        me = choose.choice(list(programs))
+        for _ in range(choose.choice((1, 1, 1, 50))):
+            try:
+                state = next(programs[me])
+            except StopIteration:
+                del programs[me]
+                waiting.clear()
+                break
+            if state == "waiting":
+                waiting.add(me)
+                break
+            waiting.clear()
+        if programs and waiting >= set(programs):
+            raise Hang(f"{sorted(programs)} wait, the counters are {memory.counters}")
+    return [memory.written[T, index] for index in range(slices)]
+
+
+@pytest.mark.parametrize(("slices", "warps", "T"), [(4, 2, 6), (2, 2, 1), (8, 4, 9), (3, 1, 5)])
+def test_counters_of_warps_pass_every_schedule(slices, warps, T):
+    for seed in range(100):
+        assert run_warps(seed, slices, warps, T) == expected(slices, T)
+
+
+@pytest.mark.parametrize(
+    ("bug", "found_as"),
+    [
+        pytest.param(WarpBug(looks_beside=1), Race, id="another-warps-counter"),
+        pytest.param(WarpBug(arrives_beside=1), Race, id="arrival-at-another-shares-counter"),
+        pytest.param(WarpBug(multiplies_all=True), Race, id="what-was-not-waited-for"),
+        pytest.param(WarpBug(joins=False), "another sum", id="sums-that-are-not-there-yet"),
+    ],
+)
+def test_a_bug_planted_in_the_counters_of_warps_is_found(bug, found_as):
+    found = set()
+    for seed in SCHEDULES:
+        try:
+            if run_warps(seed, bug=bug) != expected():
+                found.add("another sum")
+        except (Race, Hang) as error:
+            found.add(type(error))
+    assert found_as in found
+
+
 # The wavefront: a counter for each layer, and two waits a step
 
 
