@@ -47,9 +47,9 @@ from kernels.variants import (
 )
 
 TRITON_TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-MOST_BARRIERS = {"sequence": 6, "dataflow": 2, "wavefront": 10, "marked_wavefront": 4, "floor": 6}
+MOST_BARRIERS = {"sequence": 2, "dataflow": 2, "wavefront": 5, "marked_wavefront": 4, "floor": 6}
 """In one step, where rows come as tensor cores want them; in a floor, to sum them up."""
-MOST_BARRIERS_STAGED = {"sequence": 22, "dataflow": 4, "wavefront": 42, "marked_wavefront": 8}
+MOST_BARRIERS_STAGED = {"sequence": 10, "dataflow": 4, "wavefront": 36, "marked_wavefront": 8}
 """Where they pass through shared memory, with two barriers a piece."""
 IN_FLIGHT = {"sm_80": 2 / 3}
 """Of the loads asked for, how many at least are under way before one is waited for; elsewhere all.

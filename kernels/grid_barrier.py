@@ -42,14 +42,15 @@ mov.b32 $0, 1;
 }""")
 """By the first thread, whose release takes along what the others wrote before the barrier."""
 
-LOOK = tl.constexpr("""{
+LOOK = tl.constexpr(
+    """{
 .reg .pred p;
 .reg .b32 warp;
 .reg .b64 at;
 mov.u32 warp, %tid.x;
 shr.u32 warp, warp, 5;
 and.b32 warp, warp, $4;
-mad.wide.u32 at, warp, 128, $1;
+mad.wide.u32 at, warp, BYTES, $1;
 mov.b32 $0, $3;
 again:
 setp.lt.s32 p, $0, $2;
@@ -58,7 +59,8 @@ ld.global.gpu.acquire.b32 $0, [at];
 .pragma "nounroll";
 bra again;
 there:
-}""")
+}""".replace("BYTES", str(4 * STRIDE))
+)
 """Operands: what was counted; the counters, how many to wait for, how many are known of, and what
 of a warp's number says at which counter it looks."""
 
