@@ -14,6 +14,8 @@ from deeprnn.support import Request
 
 EXECUTIONS = ("eager", "cuda_graph")
 MODES = ("forward", "forward_backward")
+MANY_LAUNCHES = ("launch", "product")
+"""Floors that cost something else when each of their launches comes from Python."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def request_of(spec: Spec, device: str, execution: str = "eager") -> Request:
 def rows_of(spec: Spec, device: str) -> Iterator[Row]:
     """Every row of a layer: the kernels of all implementations that have some, then the floors.
 
+    Stacks eager and as a CUDA graph, what lies inside of them as a graph alone, where there is one.
     At last the reference is timed once more: rows follow each other, and what a machine's speed did
     meanwhile shows in the two.
     """
@@ -95,7 +98,7 @@ def rows_of(spec: Spec, device: str) -> Iterator[Row]:
             if "stack" in kind.timed_parts:
                 for mode in MODES:
                     yield Row(spec, "stack", name, execution, mode, refusal)
-            if "recurrence" in kind.timed_parts:
+            if "recurrence" in kind.timed_parts and execution == executions[-1]:
                 predicted = {row.mode: row.predicted for row in Row.predicted_of(spec, name)}
                 for mode in MODES:
                     value = predicted.get(mode)
@@ -103,7 +106,7 @@ def rows_of(spec: Spec, device: str) -> Iterator[Row]:
     from deeprnn.kernel_floors import floors_of
 
     for floor in floors_of(request_of(spec, device), torch.device(device)):
-        for execution in executions:
+        for execution in executions if floor.name in MANY_LAUNCHES else executions[-1:]:
             yield Row(spec, "floor", floor.name, execution, floor.mode, floor.refusal)
     last = executions[-1]
     refusal = implementations.why_unsupported(
