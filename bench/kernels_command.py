@@ -57,8 +57,15 @@ def kernels(
 ) -> None:
     """Microseconds a step of each kernel beside its measured floors. Needs a GPU.
 
-    Every option may be given several times, and all combinations are timed; with none, the
-    published layers, and LSTM 768 over 1024 steps.
+    What says which layers may be given several times, and all combinations are timed; with none
+    of it, the published layers, and LSTM 768 over 1024 steps.
+
+    \b
+    Examples:
+      python -m bench kernels                           the default layers
+      python -m bench kernels --cell lstm --layers 2    one stack
+      python -m bench kernels --cache DIR               compile once for several tables
+      python -m bench kernels --predicted               reckoned; needs no GPU
     """
     started = time.monotonic()
     try:
@@ -106,6 +113,7 @@ def _time(chosen: list[Spec], output: Path | None, deadline: float, cache: Path 
     from bench.stored import REPORTS
 
     console = terminal.console()
+    cache = cache and _made(cache, "--cache")
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "kernels.log"
         run = KernelRun(chosen, "cuda", default_threads("cuda"), deadline, log, cache=cache)
@@ -163,10 +171,15 @@ def _directory(path: Path) -> Path:
     """A directory without a table yet."""
     if KERNELS.path(path).exists():
         raise ResultsError(f"{path} already holds {KERNELS.filename}; give another --output")
+    return _made(path, "--output")
+
+
+def _made(path: Path, option: str) -> Path:
+    """A directory that is there, made if it was not."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResultsError(
-            f"--output {path}: {error.strerror}; give a directory that can be written"
+            f"{option} {path}: {error.strerror}; give a directory that can be written"
         ) from None
     return path

@@ -12,9 +12,10 @@ and one barrier a step is enough:
     forward t     wait until h_{t-1} is whole → read it → product, gates → write my h_t → arrive
     backward t    wait until dgates_{t+1} is whole → read it → my dh_t → write my dgates_t → arrive
 
-Rows of the batch never meet, so each group of rows has a barrier of its own among its slices.
-There are no floating-point atomics and every sum has a fixed order: results are the same bit for
-bit every time. Buffers are those of `kernels/step.py`.
+Rows of the batch never meet, so each group of rows has a barrier of its own among its slices. Where
+a warp multiplies the rows of some slices alone it waits for those alone (`counters_of`). There are
+no floating-point atomics and every sum has a fixed order: results are the same bit for bit every
+time. Buffers are those of `kernels/step.py`.
 """
 
 # A device function's arguments are Triton values, for which there are no Python types.

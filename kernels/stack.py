@@ -155,7 +155,8 @@ class _Stack(torch.autograd.Function):
         # Only a GRU's reset gate makes the product's gradient differ from the input's. In one
         # buffer the two are what a batch of two products takes.
         dgates = hs.new_empty(2 if ctx.cell == "gru" else 1, L, T, B, wide)
-        dgates_x, dgates_p = dgates[0], dgates[-1]
+        dgates_x = dgates[0]
+        dgates_p = dgates[1] if ctx.cell == "gru" else dgates_x
         dstates = own_gradients(grad_states, (L, B, H), hs)
         wavefront.backward(
             ctx.cell, grad_y.contiguous(), weight_ih, weight_hh, hs, cs, saved, dgates_x, dgates_p,
@@ -174,6 +175,7 @@ def _of_parameters(dgates: Tensor, hs: Tensor, needed: Sequence[bool]) -> list[T
     dgates  (2, L, T·B, G·H): of the input's part of the gates and of the product; one if they are
             the same
     hs      (L, T+1, B, H), the initial state in slot 0
+    needed  of weight_hh, bias_hh, then of weight_ih, weight_hh, bias_ih, bias_hh a layer
 
     The biases' sums are made once for all layers, since each takes longer to begin than to do; and
     the two weights of a layer, whose inputs are neighbours in `hs`, are one product of two.
@@ -182,7 +184,7 @@ def _of_parameters(dgates: Tensor, hs: Tensor, needed: Sequence[bool]) -> list[T
     H = hs.shape[-1]
     of_x, of_p = dgates[0], dgates[-1]
     are_one = len(dgates) == 1
-    needs_x, needs_p = any(needed[4::4]), any(needed[1::4])
+    needs_x, needs_p = any(needed[4::4]), any(needed[1::4])  # some bias_ih, some bias_hh
     # torch sums bfloat16 in float32
     sums_p = of_p.sum(1) if needs_p or (needs_x and are_one) else None
     sums_x = of_x.sum(1) if needs_x and not are_one else sums_p

@@ -329,7 +329,7 @@ def backward(cell: str, grad_y: torch.Tensor, weight_ih: torch.Tensor, weight_hh
         counter = hs
         if marked:
             mark(dgates_p)
-            if dgates_x.data_ptr() != dgates_p.data_ptr():
+            if dgates_x is not dgates_p:
                 mark(dgates_x)
         else:
             counter = counters(B, L, tile, grad_y.device)

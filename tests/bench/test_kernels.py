@@ -379,6 +379,24 @@ def test_the_first_row_of_a_kernel_may_take_longer(tmp_path):
     run.close()
 
 
+def test_what_lies_inside_a_stack_is_timed_as_a_graph_alone():
+    """What is launched once costs as much from Python; many launches do not."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for row in rows_of(TINY, "cuda"):
+        found.setdefault((row.part, row.kernel), set()).add(row.execution)
+    both = {"eager", "cuda_graph"}
+    for (part, kernel), executions in found.items():
+        is_eager_too = part == "stack" or kernel in ("launch", "product")
+        assert executions == (both if is_eager_too else {"cuda_graph"}), (part, kernel)
+    assert {part for part, _ in found} == {"stack", "recurrence", "floor", "control"}
+
+
+def test_a_cache_that_cannot_be_had_is_said_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("", "utf-8")
+    with pytest.raises(ResultsError, match=r"^--cache .*file: .*; give a directory"):
+        kernels_command._time([], tmp_path / "k", 0.0, tmp_path / "file")
+
+
 def test_what_many_rows_say_is_said_once(tmp_path, monkeypatch, capsys):
     class OutOfTime:
         def __init__(self, *arguments, **options):

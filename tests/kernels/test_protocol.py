@@ -98,31 +98,38 @@ def program(memory, slice_, T, bug):
                 memory.counter += 1
 
 
-def run(seed, slices=4, T=6, bug=Bug()):
-    """Interleave the programs at random; returns the last h of every slice."""
-    choose = random.Random(seed)
-    memory = Memory(slices, counter=bug.counter_left_over)
-    programs = {index: program(memory, index, T, bug) for index in range(slices)}
-    waiting_since_progress = set()
+def interleave(choose, programs, counters, absent=()):
+    """Let `programs` (name -> generator) go on in an order of chance until all are done.
+
+    Those in `absent` begin only when another has ended. Raises Hang if everybody waits.
+    """
+    everybody, waiting = len(programs), set()
     while programs:
-        present = [i for i in programs if i not in bug.absent or len(programs) < slices]
+        present = [who for who in programs if who not in absent or len(programs) < everybody]
         # favour one program for a while now and then: the slow and the fast drift far apart
-        index = choose.choice(present)
+        who = choose.choice(present)
         for _ in range(choose.choice((1, 1, 1, 50))):
             try:
-                state = next(programs[index])
+                state = next(programs[who])
             except StopIteration:
-                del programs[index]
-                waiting_since_progress.clear()
+                del programs[who]
+                waiting.clear()
                 break
             if state == "waiting":
-                waiting_since_progress.add(index)
+                waiting.add(who)
                 break
-            waiting_since_progress.clear()
-        if programs and waiting_since_progress >= {
-            i for i in programs if i not in bug.absent or len(programs) < slices
+            waiting.clear()
+        if programs and waiting >= {
+            who for who in programs if who not in absent or len(programs) < everybody
         }:
-            raise Hang(f"{sorted(programs)} wait, the counter is {memory.counter}")
+            raise Hang(f"{sorted(programs)} wait, the counters are {counters()}")
+
+
+def run(seed, slices=4, T=6, bug=Bug()):
+    """Interleave the programs at random; returns the last h of every slice."""
+    memory = Memory(slices, counter=bug.counter_left_over)
+    programs = {index: program(memory, index, T, bug) for index in range(slices)}
+    interleave(random.Random(seed), programs, lambda: memory.counter, bug.absent)
     return [memory.written[(T % (bug.slots or T + 1)), index] for index in range(slices)]
 
 
@@ -229,29 +236,13 @@ def warp_program(memory, slice_, warp, joint, T, bug):
 
 def run_warps(seed, slices=4, warps=2, T=6, bug=WarpBug()):
     """Interleave all warps of all programs at random; returns the last h of every slice."""
-    choose = random.Random(seed)
     memory = LayeredMemory(slices, warps)
     programs = {}
     for slice_ in range(slices):
         joint = Joint(warps)
         for warp in range(warps):
             programs[slice_, warp] = warp_program(memory, slice_, warp, joint, T, bug)
-    waiting = set()
-    while programs:
-        me = choose.choice(list(programs))
-        for _ in range(choose.choice((1, 1, 1, 50))):
-            try:
-                state = next(programs[me])
-            except StopIteration:
-                del programs[me]
-                waiting.clear()
-                break
-            if state == "waiting":
-                waiting.add(me)
-                break
-            waiting.clear()
-        if programs and waiting >= set(programs):
-            raise Hang(f"{sorted(programs)} wait, the counters are {memory.counters}")
+    interleave(random.Random(seed), programs, lambda: memory.counters)
     return [memory.written[T, index] for index in range(slices)]
 
 
@@ -348,29 +339,10 @@ def layer_program(memory, layer, slice_, T, layers, bug):
 
 def run_layers(seed, slices=3, T=4, layers=3, bug=LayerBug()):
     """Interleave all programs of all layers at random; the last h of the last layer."""
-    choose = random.Random(seed)
     memory = LayeredMemory(slices, layers)
     everybody = [(layer, slice_) for layer in range(layers) for slice_ in range(slices)]
     programs = {me: layer_program(memory, *me, T, layers, bug) for me in everybody}
-    waiting = set()
-    while programs:
-        present = [me for me in programs if me not in bug.absent or len(programs) < len(everybody)]
-        me = choose.choice(present)
-        for _ in range(choose.choice((1, 1, 1, 50))):
-            try:
-                state = next(programs[me])
-            except StopIteration:
-                del programs[me]
-                waiting.clear()
-                break
-            if state == "waiting":
-                waiting.add(me)
-                break
-            waiting.clear()
-        if programs and waiting >= {
-            me for me in programs if me not in bug.absent or len(programs) < len(everybody)
-        }:
-            raise Hang(f"{sorted(programs)} wait, the counters are {memory.counters}")
+    interleave(random.Random(seed), programs, lambda: memory.counters, bug.absent)
     return [memory.written[T, (layers - 1, slice_)] for slice_ in range(slices)]
 
 
