@@ -1,6 +1,7 @@
 """The reckoning follows what it is made of."""
 
 from dataclasses import replace
+import re
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,8 @@ def test_the_page_says_what_is_reckoned_today():
         elif words[2:3] in (["forward"], ["backward"]) and "predicted" in " ".join(heading):
             layer, precision, way = words[0] or layer, words[1] or precision, words[2]
             said = dict(zip(heading, words, strict=True))
-            cell, H = cells[layer.split()[0]], int(layer.split()[-1])
-            sizes = (cell, 32, H, *precisions[precision])
+            name, H, B = re.fullmatch(r"(\w+) (?:2 × )?(\d+)(?:, B (\d+))?", layer).groups()
+            sizes = (cells[name], int(B or 32), int(H), *precisions[precision])
             layers = 2 if "×" in layer else 1
             parts = predict(*sizes, layers=layers)[way]
             marks = predict(*sizes, layers=layers, marked=True).get(way, {"step": None})
