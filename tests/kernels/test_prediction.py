@@ -1,7 +1,7 @@
 """The reckoning follows what it is made of."""
 
-from dataclasses import replace
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
