@@ -1,14 +1,21 @@
 """The parent of ``bench kernels``: it hands out rows, and outlives whatever they do.
 
-A row that hangs or crashes costs itself alone. Its child is ended with all that it holds on the
-device, and another goes on with the next row. No child is left behind, whatever happens.
+First every kernel is compiled, by several children beside each other: one after the other their
+compilers would take as long as all the timing. Then a single child times row after row with the
+machine to itself. A row that hangs or crashes costs itself alone. Its child is ended with all that
+it holds on the device, and another goes on with the next row. No child is left behind, whatever
+happens.
 """
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +27,7 @@ ROW_SECONDS = 45.0
 """What a row may take, capturing included."""
 
 FIRST_ROW_SECONDS = 120.0
-"""The first row of a kernel, which is compiled and checked with it."""
+"""What compiling and checking a kernel may take, and its first row, where that is done with it."""
 
 PLAN_SECONDS = 120.0
 
@@ -76,12 +83,19 @@ class KernelRun:
         self._scratch = tempfile.TemporaryDirectory(prefix=CACHE_PREFIX)
         self._cache = str(cache) if cache is not None else self._scratch.name
         self._child: WorkerProcess | None = None
+        self._compile_at_once = 1
+        self._compilers: list[WorkerProcess] = []
+        self._idle: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()
+        self._beginning = threading.Lock()
+        self._is_stopping = False
+        self._hung: list[str] = []
         self._reported_crash = False
         self._seen: set[tuple[Any, ...]] = set()
 
     def close(self) -> None:
-        """End the child and remove what it compiled, unless it was told a place for that."""
+        """End all children and remove what they compiled, unless that has a place of its own."""
         self._end_child()
+        self._end_compilers()
         self._scratch.cleanup()
 
     def plan(self) -> None:
@@ -90,6 +104,69 @@ class KernelRun:
             self._start()
         except WorkerEnded as ended:
             raise PlanFailed(str(ended)) from None
+
+    def kernels(self) -> list[str]:
+        """One row of each kernel that is worth compiling beforehand: all, or none."""
+        one_of_each: dict[tuple[Any, ...], str] = {}
+        for row_id, row in self.rows.items():
+            if not row["status"]:
+                one_of_each.setdefault(_kernel_of(row), row_id)
+        # With one child at a time the one that times them compiles as it goes.
+        return list(one_of_each.values()) if self._compile_at_once > 1 else []
+
+    def compile(self, done: Callable[[], None]) -> None:
+        """Fill the compilers' cache, several :meth:`kernels` at a time, and say when one is done.
+
+        :meth:`run` does not try again what hung; what failed fails there once more, and says why.
+        """
+        kernels = self.kernels()
+        if not kernels:
+            return
+        with ThreadPoolExecutor(min(self._compile_at_once, len(kernels))) as pool:
+            try:
+                for _ in pool.map(self._compile_one, kernels):
+                    done()
+            except BaseException:  # Ctrl-C arrives in this thread alone; the others wait
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._end_compilers()
+                raise
+        self._end_compilers()
+
+    def _compile_one(self, row_id: str) -> None:
+        if self._is_stopping or self._time_left() <= 0:
+            return
+        with contextlib.suppress(WorkerEnded):
+            child = self._idle_compiler()
+            child.send({"compile": row_id})
+            try:
+                self._hear(child, FIRST_ROW_SECONDS)
+            except WorkerEnded as ended:
+                if ended.status == "timeout" and self._time_left() > 0:
+                    self._hung.append(row_id)
+            else:
+                self._idle.put(child)
+
+    def _idle_compiler(self) -> WorkerProcess:
+        """A child that has nothing to compile. Raises ``WorkerEnded``."""
+        with contextlib.suppress(queue.Empty):
+            return self._idle.get_nowait()
+        with self._beginning:
+            log = self.log.with_name(f"{self.log.name}-{len(self._compilers)}")
+            # One thread each: there are as many of them as processors.
+            job = {**self.job, "threads": 1}
+            child = WorkerProcess(job, log, PLAN_SECONDS, self._cache, module=self.module)
+            self._compilers.append(child)
+        if self._is_stopping:
+            child.stop()  # begun while the others were being stopped
+        self._hear(child, PLAN_SECONDS)  # the rows, once more
+        return child
+
+    def _end_compilers(self) -> None:
+        self._is_stopping = True
+        for child in self._compilers:  # all at once: a driver takes its time to end a process
+            child.kill()
+        for child in self._compilers:
+            child.stop()
 
     def run(
         self,
@@ -101,6 +178,11 @@ class KernelRun:
             if row["status"]:
                 keep(row)
         waiting = [row_id for row_id, row in self.rows.items() if not row["status"]]
+        for hung in self._hung:
+            reason = f"compiling and checking it took longer than {FIRST_ROW_SECONDS:.0f} s"
+            keep({**self.rows[hung], "status": "timeout", "reason": reason})
+            waiting.remove(hung)
+            self._give_up_like(hung, waiting, keep)
         total = len(waiting)
         while waiting and self._time_left() > 0:
             current = waiting[0]
@@ -156,11 +238,16 @@ class KernelRun:
         answer = self._receive(self._child, PLAN_SECONDS)
         self.rows = self.rows or {row["row_id"]: row for row in answer["rows"]}
         self.about = {key: answer[key] for key in ("device", "machine", "commit")}
+        self._compile_at_once = answer["compile_at_once"]
         return self._child
 
-    def _receive(self, child: WorkerProcess, seconds: float) -> dict[str, Any]:
+    def _hear(self, child: WorkerProcess, seconds: float) -> dict[str, Any]:
+        """An answer within so many seconds, and the run's. Raises ``WorkerEnded``."""
         child.used, child.limit = 0.0, min(seconds, max(0.0, self._time_left()))
-        said = child.receive()
+        return child.receive()
+
+    def _receive(self, child: WorkerProcess, seconds: float) -> dict[str, Any]:
+        said = self._hear(child, seconds)
         self._reported_crash = "row" in said and said["row"]["status"] == "crashed"
         return said
 

@@ -1,13 +1,15 @@
 """The child process that times kernels, row by row.
 
 It is started as ``python -m bench.kernel_worker`` and speaks JSON, one object a line: the job comes
-in, the rows that it could fill go out; then ids of rows come in, and each is announced before it is
-measured and sent when it is. So the parent knows what hung or crashed, and goes on behind it with
-another child.
+in, the rows that it could fill go out. Then either ids of rows come in, and each is announced
+before it is measured and sent when it is; or one row after the other whose kernel is to be
+compiled, and each is answered when it is. So the parent knows what hung or crashed, and goes on
+behind it with another child.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -48,17 +50,34 @@ class Bench:
         self.timer = timer
         self._built: tuple[tuple[Spec, str], _Checked] | None = None
 
+    def compile(self, row: Row) -> None:
+        """Build and check what ``row`` times, so that its kernels lie in the compilers' cache.
+
+        Errors are kept quiet: the row meets them again, where they become its status.
+        """
+        with contextlib.suppress(Exception):
+            self._set_precision(row)
+            if row.part == "floor":
+                self._floor(row)()
+            else:
+                self._checked(row)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+
     def fill(self, row: Row) -> dict[str, Any]:
         """The measured columns of ``row``; a failure is a status with its reason."""
         try:
-            dtype, matmul_precision = PRECISIONS[row.spec.precision]
-            measurement.set_precision(matmul_precision, dtype)
+            self._set_precision(row)
             return {**row.columns(), **self._measure(row)}
         except ResultDiffers as error:
             return {**row.columns(), "status": "incorrect", "reason": str(error)}
         except Exception as error:
             self._built = None
             return {**row.columns(), **failure(error)}
+
+    def _set_precision(self, row: Row) -> None:
+        dtype, matmul_precision = PRECISIONS[row.spec.precision]
+        measurement.set_precision(matmul_precision, dtype)
 
     def _measure(self, row: Row) -> dict[str, Any]:
         figures: dict[str, Any] = {"status": "ok"}
@@ -190,6 +209,14 @@ def is_usable(device: torch.device) -> bool:
         return False
 
 
+def _compile_at_once(device: str) -> int:
+    """How many children may build and check kernels at once, as many as fit into both memories."""
+    if device == "cpu":
+        return 1
+    fit = environment.workers_at_most(device)
+    return max(1, min(environment.prepare_at_once(device, 1, hurried=False), fit))
+
+
 def main() -> int:
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not get between the answers
@@ -207,10 +234,18 @@ def main() -> int:
         "device": torch.cuda.get_device_name() if job["device"] == "cuda" else "",
         "machine": environment.machine_name(job["device"]),
         "commit": environment.commit(),
+        "compile_at_once": _compile_at_once(job["device"]),
     }
     answer({"rows": [row.columns() for row in rows.values()], **about})
     bench = Bench(job["device"])
-    for asked in json.loads(sys.stdin.readline())["fill"]:
+    message = json.loads(sys.stdin.readline())
+    while "compile" in message:
+        bench.compile(rows[message["compile"]])
+        if not is_usable(bench.device):
+            return 3
+        answer({"compiled": message["compile"]})
+        message = json.loads(sys.stdin.readline())
+    for asked in message["fill"]:
         answer({"doing": asked})
         filled = bench.fill(rows[asked])
         answer({"row": filled})

@@ -111,6 +111,7 @@ def _time(chosen: list[Spec], output: Path | None, deadline: float, cache: Path 
     from bench.kernel_runner import KernelRun, PlanFailed
     from bench.progress import RunProgress
     from bench.stored import REPORTS
+    from bench.wording import counted
 
     console = terminal.console()
     cache = cache and _made(cache, "--cache")
@@ -121,7 +122,9 @@ def _time(chosen: list[Spec], output: Path | None, deadline: float, cache: Path 
             run.plan()
             run_id = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
             directory = _directory(output or _usual(REPORTS / run.about["machine"], run_id))
-            progress = RunProgress(console, sum(not row["status"] for row in run.rows.values()))
+            kernels = len(run.kernels())
+            to_fill = sum(not row["status"] for row in run.rows.values())
+            progress = RunProgress(console, kernels + to_fill)
             counts: dict[str, int] = {}
             said: dict[str, int] = {}
             shared = {key: run.about[key] for key in ("device", "commit")} | {"run_id": run_id}
@@ -140,6 +143,9 @@ def _time(chosen: list[Spec], output: Path | None, deadline: float, cache: Path 
                 progress.doing(row_id, 1.0 if done else 0.0)
 
             try:
+                if kernels:
+                    progress.say(f"Compiling and checking {counted(kernels, 'kernel')}")
+                run.compile(lambda: progress.doing("compiling", 1.0))
                 run.run(keep, doing)
             finally:
                 progress.close()

@@ -155,8 +155,18 @@ rows = [
     {"row_id": name, "kernel": name[:4], "status": "", "reason": ""} for name in names
 ]
 rows.append({"row_id": "refused", "status": "unsupported", "reason": "not here"})
-print(json.dumps({"rows": rows, "device": "d", "machine": "m", "commit": "c"}), flush=True)
-for name in json.loads(sys.stdin.readline())["fill"]:
+about = {"device": "d", "machine": "m", "commit": "c", "compile_at_once": 1}
+print(json.dumps({"rows": rows, **about}), flush=True)
+message = json.loads(sys.stdin.readline())
+while "compile" in message:
+    if message["compile"] == "hang":
+        time.sleep(600)
+    if message["compile"] == "die":
+        os._exit(9)
+    os.makedirs(os.path.join(os.environ["TRITON_CACHE_DIR"], message["compile"]), exist_ok=True)
+    print(json.dumps({"compiled": message["compile"]}), flush=True)
+    message = json.loads(sys.stdin.readline())
+for name in message["fill"]:
     print(json.dumps({"doing": name}), flush=True)
     if name == "hang":
         time.sleep(600)
@@ -237,6 +247,60 @@ def test_a_row_that_hangs_or_dies_costs_itself_alone(misbehaving, monkeypatch):
     assert len(children()) == before
 
 
+def test_kernels_are_compiled_side_by_side_and_one_that_hangs_is_not_run(misbehaving, monkeypatch):
+    monkeypatch.setattr(kernel_runner, "ROW_SECONDS", 5.0)
+    monkeypatch.setattr(kernel_runner, "FIRST_ROW_SECONDS", 1.0)
+    before = len(children())
+    run = misbehaving(60)
+    run.plan()
+    assert run.kernels() == []  # one at a time is what the child that times them does by itself
+    run._compile_at_once = 2
+    assert run.kernels() == ["good", "hang", "die", "bad", "last"]  # one of each kernel
+    done = []
+    run.compile(lambda: done.append(len(children())))
+    assert len(done) == 5
+    compiled = {path.name for path in Path(run._cache, "triton").iterdir()}
+    assert compiled == {"good", "bad", "last"}
+    assert len(children()) == before + 1  # the one that said the rows
+    kept = []
+    run.run(kept.append)
+    run.close()
+    reasons = {row["row_id"]: (row["status"], row["reason"]) for row in kept}
+    assert reasons["hang"] == ("timeout", "compiling and checking it took longer than 1 s")
+    assert reasons["hang-again"] == ("timeout", "not tried: hang took too long")
+    assert reasons["die"][0] == "crashed"  # when it was to be timed, it died again
+    assert reasons["good"][0] == reasons["last"][0] == "ok"
+    assert len(kept) == 7
+    assert len(children()) == before
+
+
+def test_stopped_while_compiling_no_child_is_left(misbehaving):
+    before = len(children())
+    run = misbehaving(60)
+    run.plan()
+    run._compile_at_once = 3
+
+    def stop():
+        raise KeyboardInterrupt
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run.compile(stop)
+    run.close()
+    assert time.monotonic() - start < 10  # one of them hangs
+    assert len(children()) == before
+
+
+def test_a_kernel_is_built_and_checked_when_it_is_compiled(monkeypatch):
+    checked = []
+    monkeypatch.setattr(kernel_worker, "_Checked", lambda *layer: checked.append(layer))
+    bench = Bench("cpu", fake_timer)
+    bench.compile(Row(TINY, "stack", "triton_step", "eager", "forward"))
+    assert checked == [(TINY, "triton_step", torch.device("cpu"))]
+    bench.compile(Row(TINY, "floor", "launch", "eager", "forward"))
+    bench.compile(Row(TINY, "floor", "no such floor", "eager", "forward"))  # its row will say so
+
+
 def test_nothing_outlives_the_time_limit(misbehaving):
     before = len(children())
     run = misbehaving(3)
@@ -269,6 +333,9 @@ def test_the_real_child_plans_and_refuses_what_cannot_run_here(tmp_path):
         run.plan()
         assert f"{TINY.id}/stack/triton_step/eager/forward" in run.rows
         run.rows = {key: row for key, row in run.rows.items() if "/floor/launch/" in key}
+        run._compile_at_once = 2
+        run.compile(lambda: None)
+        assert run._idle.qsize() == 1  # a compiler that answered, and had no more to do
         kept = []
         run.run(kept.append)
     finally:
@@ -404,6 +471,12 @@ def test_what_many_rows_say_is_said_once(tmp_path, monkeypatch, capsys):
             self.rows = {str(number): {"row_id": str(number), "status": ""} for number in range(5)}
 
         def plan(self):
+            pass
+
+        def kernels(self):
+            return []
+
+        def compile(self, done):
             pass
 
         def close(self):
