@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,6 +36,9 @@ class LanguageModel(nn.Module):
         self.output = nn.Linear(
             rnn.hidden_size, vocabulary_size, device=weight.device, dtype=weight.dtype
         )
+        one_hot = torch.eye(vocabulary_size, device=weight.device, dtype=weight.dtype)
+        self.register_buffer("one_hot", one_hot, persistent=False)  # row k is character k
+        self.one_hot: Tensor
         if rnn.initialization == "normal":  # the scratch network draws its output layer likewise
             nn.init.normal_(self.output.weight, std=0.01)
             nn.init.zeros_(self.output.bias)
@@ -43,7 +47,7 @@ class LanguageModel(nn.Module):
         self, tokens: Tensor, state: Tensor | tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor]]:
         """``tokens (T, B)``, integers below ``V``, to logits ``(T, B, V)`` and the final state."""
-        x = F.one_hot(tokens, self.vocabulary_size).to(self.output.weight.dtype)  # (T, B, V)
+        x = F.embedding(tokens, self.one_hot)  # (T, B, V), in one kernel; F.one_hot takes three
         y, state = self.rnn(x, state)  # (T, B, H)
         return self.output(y), state
 

@@ -145,13 +145,12 @@ class Minibatches:
     def _sequential(self, offset: int, num_batches: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of an epoch, each `(num_batches, T, B)`."""
         width = (len(self.tokens) - offset - 1) // self.batch_size
-
-        def cut(start: int) -> Tensor:
-            rows = self.tokens[start : start + width * self.batch_size].view(self.batch_size, width)
-            columns = rows[:, : num_batches * self.num_steps].t().contiguous()
-            return columns.view(num_batches, self.num_steps, self.batch_size)
-
-        return cut(offset), cut(offset + 1)
+        steps = num_batches * self.num_steps
+        # One token more than inputs: the last target.
+        rows = self.tokens[offset:].unfold(0, steps + 1, width)[: self.batch_size]
+        columns = rows.t().contiguous()  # (steps + 1, B)
+        shape = (num_batches, self.num_steps, self.batch_size)
+        return columns[:-1].view(shape), columns[1:].view(shape)
 
     def _random(
         self, offset: int, num_batches: int, generator: random.Random

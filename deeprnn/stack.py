@@ -50,6 +50,10 @@ class DeepRNN(nn.Module):
     :meth:`recurrence` is there. Empty for what runs in many general kernels: those are timed by
     ``bench run``."""
 
+    has_gradient_by_hand: ClassVar[bool] = False
+    """Whether its backward pass is written out, for tensors of one dtype: under autocast it then
+    computes in that of the parameters, where others take each product's."""
+
     # torch.nn.RNNBase's attributes that are constant here.
     bias = True
     batch_first = False
@@ -159,7 +163,12 @@ class DeepRNN(nn.Module):
             x = x.unsqueeze(1)
         self._require_own_kind("x", x)
         states = self._checked(state, x, unbatched)
-        y, final = self.stack(x, states)
+        if self.has_gradient_by_hand and torch.is_autocast_enabled(x.device.type):
+            own = next(self.parameters()).dtype
+            with torch.autocast(x.device.type, enabled=False):
+                y, final = self.stack(x.to(own), tuple(s.to(own) for s in states))
+        else:
+            y, final = self.stack(x, states)
         if unbatched:
             y, final = y.squeeze(1), tuple(s.squeeze(1) for s in final)
         return y, (final[0], final[1]) if self.cell == "lstm" else final[0]

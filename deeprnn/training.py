@@ -68,6 +68,8 @@ class Trainer:
         self.execution = execution
         self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self.learning_rate = learning_rate
+        # What backward() begins with; else it would be made anew in every step.
+        self._one = torch.ones((), device=minibatches.tokens.device)
         self._runner: _EagerSteps | _GraphedSteps | None = None
 
     def epoch(self, index: int) -> Epoch:
@@ -105,16 +107,29 @@ class Trainer:
         self.forget_gradients()
         logits, state = self.model(x, state)  # (T, B, V)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.max_gradient_norm)
-        # Plain SGD in one call. torch.optim would first import the compiler: a second a process.
-        with torch.no_grad():
-            gradients = cast("list[Tensor]", [p.grad for p in self.parameters])
-            torch._foreach_add_(self.parameters, gradients, alpha=-self.learning_rate)
+        loss.backward(self._one)
+        self._update()
         detached = (
             state.detach() if isinstance(state, Tensor) else (state[0].detach(), state[1].detach())
         )
         return loss.detach(), detached
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        """Clip and descend: ``g ← g · min(1, θ/‖g‖)``, ``w ← w − η g``, over all parameters.
+
+        Much of a fast network's step are small kernels around it, so these are few: the norm, and
+        one that divides and descends. (torch.optim would first import the compiler: a second a
+        process.)
+        """
+        gradients = cast("list[Tensor]", [p.grad for p in self.parameters])
+        norms = torch.stack(torch._foreach_norm(gradients, dtype=torch.float32))
+        times_too_long = (torch.linalg.vector_norm(norms) / self.max_gradient_norm).clamp(min=1)
+        torch._fused_sgd_(
+            self.parameters, gradients, [], lr=self.learning_rate, grad_scale=times_too_long,
+            weight_decay=0.0, momentum=0.0, dampening=0.0, nesterov=False, maximize=False,
+            is_first_step=False,
+        )  # fmt: skip
 
 
 class _EagerSteps:
@@ -161,8 +176,7 @@ class _GraphedSteps:
             loss, after = trainer._step(self.x, self.y, state)
             self.loss_sum += loss
             finals = (after,) if isinstance(after, Tensor) else after
-            for buffer, final in zip(self.states, finals, strict=True):
-                buffer.copy_(final)
+            torch._foreach_copy_(self.states, finals)
 
         # Warming up trains for real, so the weights are put back before the capture.
         before = [parameter.detach().clone() for parameter in trainer.parameters]
@@ -193,8 +207,7 @@ class _GraphedSteps:
             buffer.zero_()
 
     def run(self, x: Tensor, y: Tensor) -> None:
-        self.x.copy_(x)
-        self.y.copy_(y)
+        torch._foreach_copy_([self.x, self.y], [x, y])
         self.graph.replay()
 
 

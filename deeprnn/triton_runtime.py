@@ -107,6 +107,7 @@ class LayerByLayer(DeepRNN):
     """One of ``kernels.function``, as a ``staticmethod``."""
 
     timed_parts = ("stack", "recurrence")
+    has_gradient_by_hand = True
 
     def layer(self, layer: int, x: Tensor, state: State) -> tuple[Tensor, State]:
         weight_ih, _, bias_ih, bias_hh = self.parameters_of(layer)

@@ -1,4 +1,4 @@
-"""A gradient written by hand has no gradient of its own, and says so."""
+"""What holds for every gradient written by hand: none of its own, and one type throughout."""
 
 import functools
 from collections.abc import Callable
@@ -14,6 +14,8 @@ def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
     PyTorch's `once_differentiable` alone refuses only where the incoming gradient needs one, too.
     Of `y.sum()` it does not, and what depends on the gradient would be left out without a word.
 
+    Called under autocast it computes as its forward pass did, in the types of its tensors.
+
     Raises:
         RuntimeError: in a backward pass with `create_graph=True`.
     """
@@ -26,6 +28,10 @@ def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
                 "this gradient is written by hand and has no second derivative; without "
                 "create_graph=True it works, and python_loop and torchscript have both"
             )
-        return once(ctx, *gradients)
+        devices = {gradient.device.type for gradient in gradients if gradient is not None}
+        if not any(map(torch.is_autocast_enabled, devices)):
+            return once(ctx, *gradients)
+        with torch.autocast(devices.pop(), enabled=False):
+            return once(ctx, *gradients)
 
     return checked

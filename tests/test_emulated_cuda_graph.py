@@ -116,9 +116,7 @@ def test_new_memory_at_an_old_address_is_new():
 
 
 def test_afterwards_all_is_as_it_was():
-    before = torch.cuda.Stream, torch.cuda.graph, torch.nn.functional.one_hot
+    before = torch.cuda.Stream, torch.cuda.graph
     with emulated():
         assert torch.cuda.graph is not before[1]
-        tokens = torch.tensor([[2, 0]])
-        assert torch.nn.functional.one_hot(tokens, 3).tolist() == [[[0, 0, 1], [1, 0, 0]]]
-    assert (torch.cuda.Stream, torch.cuda.graph, torch.nn.functional.one_hot) == before
+    assert (torch.cuda.Stream, torch.cuda.graph) == before

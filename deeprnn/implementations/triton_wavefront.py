@@ -73,6 +73,7 @@ class TritonWavefront(DeepRNN):
         interpreted_on=INTERPRETED_ON,
     )
     timed_parts = ("stack",)
+    has_gradient_by_hand = True
 
     def stack(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         finals: list[State] = []
@@ -85,6 +86,8 @@ class TritonWavefront(DeepRNN):
                 for layer in layers:
                     x, final = self.any_layer(layer, x, ())
                     finals.append(tuple(s.unsqueeze(0) for s in final))
+        if len(finals) == 1:  # all layers: nothing to put together, and a copy of it costs a kernel
+            return x, finals[0]
         return x, tuple(torch.cat(parts) for parts in zip(*finals, strict=True))
 
     def _together(self, layers: list[int], x: Tensor, state: State) -> tuple[Tensor, State]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from deeprnn import implementations, language_model
 from deeprnn.generation import generate
@@ -16,6 +17,19 @@ def test_shapes():
     logits, (h, c) = model(torch.randint(0, 5, (7, 3)))
     assert logits.shape == (7, 3, 5)
     assert h.shape == c.shape == (2, 3, 16)
+
+
+def test_characters_go_in_as_one_hot_vectors():
+    model = language_model.build("torch_nn", "lstm", 5, 16).to(torch.float64)
+    tokens = torch.randint(0, 5, (7, 3))
+    seen = []
+    model.rnn.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    model(tokens)
+    assert torch.equal(seen[0], F.one_hot(tokens, 5).to(torch.float64))
+    assert not any("one_hot" in name for name in model.state_dict())  # nothing that is learned
+    for token in (5, -1):
+        with pytest.raises(IndexError):
+            model(torch.full((2, 1), token))
 
 
 def test_the_stack_must_fit_the_vocabulary():

@@ -256,3 +256,17 @@ def test_iterating_never_waits_for_the_gpu_and_gives_the_cpu_s_minibatches(schem
     for (x, y), (x_cpu, y_cpu) in zip(on_gpu, on_cpu, strict=True):
         assert x.cpu().equal(x_cpu)
         assert y.cpu().equal(y_cpu)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_tokens_need_not_lie_side_by_side(scheme):
+    tokens = torch.arange(120)
+    apart = torch.stack([tokens, tokens], 1)[:, 0]
+    assert apart.stride() == (2,)
+    for index in range(3):
+        pairs = zip(
+            Minibatches(apart, 3, 4, scheme).epoch(index),
+            Minibatches(tokens, 3, 4, scheme).epoch(index),
+            strict=True,
+        )
+        assert all(map(torch.equal, one, other) for one, other in pairs)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from deeprnn import implementations, language_model
 from deeprnn.language_model import LanguageModel
@@ -58,6 +59,51 @@ def test_an_epoch_is_the_published_loop(learning_rate):
         assert epoch.tokens == 4 * 4 * 5
     for own, other in zip(model.rnn.parameters(), rnn.parameters(), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("longest", [1e-3, 1.0, math.inf])
+def test_a_gradient_is_clipped_at_the_norm_that_was_asked_for(longest):
+    trainer = Trainer(build(), minibatches(), 0.5, max_gradient_norm=longest)
+    before = [parameter.detach().clone() for parameter in trainer.parameters]
+    x, y = next(iter(trainer.minibatches.epoch(0)))
+    F.cross_entropy(trainer.model(x)[0].flatten(0, 1), y.flatten()).backward()
+    norm = torch.cat([p.grad.flatten() for p in trainer.parameters]).norm().item()
+    trainer._step(x, y, None)
+    moved = [p.detach() - value for p, value in zip(trainer.parameters, before, strict=True)]
+    length = torch.cat([change.flatten() for change in moved]).norm().item()
+    assert 1e-3 < norm < 1.0
+    assert length == pytest.approx(0.5 * min(norm, longest), rel=1e-3)
+
+
+def test_a_gradient_that_is_no_number_is_not_hidden():
+    trainer = Trainer(build(), minibatches(), 0.5)
+    with torch.no_grad():
+        trainer.parameters[-1][0] = math.nan
+    assert math.isnan(trainer.epoch(0).perplexity)
+    assert all(parameter.isnan().any() for parameter in trainer.parameters)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is done within its block."""
+
+    done = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        self.done += 1
+        return function(*arguments, **(options or {}))
+
+
+def test_little_is_done_around_a_network():
+    """Each operation is a kernel of its own on a GPU, a microsecond or two however small it is."""
+    trainer = Trainer(build(), minibatches(), 0.5)
+    x, y = next(iter(trainer.minibatches.epoch(0)))
+    trainer._step(x, y, None)
+    with Operations() as update:
+        trainer._update()
+    assert update.done == 6  # norms, together, their norm, over the longest, at least 1, descent
+    with Operations() as one_hot:
+        F.embedding(x, trainer.model.one_hot)
+    assert one_hot.done == 1
 
 
 def test_two_runs_give_the_same_perplexities():

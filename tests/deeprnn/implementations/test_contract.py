@@ -264,3 +264,19 @@ def test_input_that_is_not_contiguous(name, cell):
     x, states = inputs(cell, FEW)
     strided = x.transpose(0, 1).contiguous().transpose(0, 1)
     torch.testing.assert_close(call(module, strided, states), call(module, x, states))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("torch_compile")])
+def test_it_trains_under_autocast(name):
+    """Also where the backward pass is called under it, which PyTorch advises against."""
+    module = build(name, "lstm", FEW)
+    x, states = inputs("lstm", FEW)
+    exact = torch.autograd.grad(call(module, x, states)[0].sum(), list(module.parameters()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = call(module, x.bfloat16(), [s.bfloat16() for s in states])
+        gradients = torch.autograd.grad(outputs[0].float().sum(), list(module.parameters()))
+    for parameter, gradient, wanted in zip(module.parameters(), gradients, exact, strict=True):
+        assert gradient.dtype == parameter.dtype
+        assert (gradient - wanted).norm() < 0.05 * wanted.norm()
+    if module.has_gradient_by_hand:
+        assert {output.dtype for output in outputs} == {torch.float32}
