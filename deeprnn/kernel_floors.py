@@ -31,6 +31,7 @@ def floors_of(request: Request, device: torch.device) -> list[Floor]:
     """The floors of one layer of ``request``; buffers are allocated on ``device`` when they run.
 
     Barrier and traffic use the grid of the sequence kernel and are refused where it does not fit.
+    ``traffic_apart`` is ``traffic`` without programs that meet at the same rows.
     """
     cell, B, H, T = request.cell, request.batch_size, request.hidden_size, request.num_steps
     dtype, precision = getattr(torch, request.dtype), request.matmul_precision
@@ -46,13 +47,10 @@ def floors_of(request: Request, device: torch.device) -> list[Floor]:
         found += [
             Floor("barrier", mode, barrier, refusal),
             Floor("product", mode, _products(T, B, rows, columns, dtype, device)),
-            Floor(
-                "traffic",
-                mode,
-                _traffic(cell, (T, B, rows), H, dtype, precision, device, backward),
-                refusal,
-            ),
         ]
+        for name, apart in (("traffic", False), ("traffic_apart", True)):
+            run = _traffic(cell, (T, B, rows), H, dtype, precision, device, backward, apart)
+            found.append(Floor(name, mode, run, refusal))
     return found
 
 
@@ -91,6 +89,7 @@ def _traffic(
     precision: str,
     device: torch.device,
     backward: bool,
+    apart: bool,
 ) -> Callable[[], None]:
     made: list[torch.Tensor] = []
 
@@ -99,6 +98,6 @@ def _traffic(
             rows = (floors.ROWS_IN_L2, *shape[1:])
             made.append(torch.randn(rows, device=device, dtype=dtype))
             made.append(torch.empty(*shape[:2], H, device=device, dtype=dtype))
-        floors.traffic(cell, made[0], made[1], precision, backward=backward)
+        floors.traffic(cell, made[0], made[1], precision, backward=backward, apart=apart)
 
     return run

@@ -3,6 +3,7 @@
     barrier    every program arrives and waits, T times; nothing else
     launch     a kernel that does nothing
     traffic    every program reads the rows that it would exchange and writes its slice; no waiting
+    apart      the same, but neighbours never read the same rows at once
 
 Measured beside the kernels, they tell which part of a step is worth work. Grids are those of the
 sequence kernel, so they cost what they cost there. The fourth part, the matrix product alone, is
@@ -26,7 +27,6 @@ from kernels.product import under_way
 from kernels.step import on_device_of
 
 COUNTER_STRIDE = tl.constexpr(STRIDE)
-FLOORS = ("barrier", "launch", "traffic")
 
 ROWS_IN_L2 = 8
 """Steps whose rows the traffic floor reads: a few MiB of them."""
@@ -56,7 +56,7 @@ def barrier_floor_kernel(counter_ptr, T, PTX: tl.constexpr, COUNTERS: tl.constex
 def traffic_floor_kernel(
     exchanged_ptr, out_ptr, T, B,
     H: tl.constexpr, K: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr,
-    BLOCK_K: tl.constexpr, PTX: tl.constexpr,
+    BLOCK_K: tl.constexpr, PTX: tl.constexpr, APART: tl.constexpr,
 ):  # fmt: skip
     """For each step: read rows of (RING, B, K) past L1, write this slice of (T, B, H).
 
@@ -65,13 +65,16 @@ def traffic_floor_kernel(
     step reads were written just before it and are in L2: so a few steps' rows are read over and
     over, because those of a long sequence would have to come from memory. As in the kernel all
     loads of a row are under way before the first is waited for, where registers suffice.
+
+    In a step all programs read the same rows, and so they do here; unless APART, where each slice
+    begins with rows of its own. What that is faster by is the price of meeting at the same lines.
     """
     rows = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
     units = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
     inside = (rows[:, None] < B) & (units[None, :] < H)
     for t in range(T):
         step = tl.cast(t, tl.int64) * B
-        there = tl.cast(t, tl.int64) % RING * B
+        there = tl.cast(t + (tl.program_id(0) if APART else 0), tl.int64) % RING * B
         total = tl.zeros((BLOCK_B,), dtype=tl.float32)
         for start in tl.static_range(0, K, BLOCK_K):
             k = start + tl.arange(0, BLOCK_K)
@@ -102,17 +105,18 @@ def launch(counter: torch.Tensor, T: int) -> None:
 
 
 def traffic(cell: str, exchanged: torch.Tensor, out: torch.Tensor, input_precision: str, *,
-            backward: bool = False) -> None:  # fmt: skip
+            backward: bool = False, apart: bool = False) -> None:  # fmt: skip
     """Read (ROWS_IN_L2, B, K) again and again and write (T, B, H), as the sequence kernel does.
 
-    K is H, or backward G·H. Raises ValueError where that kernel's grid does not fit.
+    K is H, or backward G·H. With `apart` each slice of units begins at other rows. Raises
+    ValueError where that kernel's grid does not fit.
     """
     T, B, H = out.shape
     K = GATES[cell] * H if backward else H
     tile = sequence.tiles(B, H, cell, out.dtype, input_precision, out.device)[backward]
     with on_device_of(out):
         traffic_floor_kernel[sequence.grid(B, H, tile)](
-            exchanged, out, T, B, **traffic_options(H, K, tile, out.itemsize)
+            exchanged, out, T, B, **traffic_options(H, K, tile, out.itemsize, apart=apart)
         )
 
 
@@ -123,7 +127,8 @@ def barrier_options(H: int, tile: tiling.Tile) -> dict[str, Any]:
     return options | ({} if chips.INTERPRETED else {"launch_cooperative_grid": True})
 
 
-def traffic_options(H: int, K: int, tile: tiling.Tile, itemsize: int) -> dict[str, Any]:
+def traffic_options(H: int, K: int, tile: tiling.Tile, itemsize: int, *,
+                    apart: bool = False) -> dict[str, Any]:  # fmt: skip
     """What the traffic floor is launched with; rows of `itemsize` bytes an element.
 
     A row is read in one piece, unless that takes more registers than the kernel would use for it.
@@ -136,6 +141,7 @@ def traffic_options(H: int, K: int, tile: tiling.Tile, itemsize: int) -> dict[st
         "BLOCK_H": tile.block_h,
         "BLOCK_K": min(triton.next_power_of_2(K), longest),
         "PTX": tile.ptx,
+        "APART": apart,
         "num_warps": tile.num_warps,
         "enable_fp_fusion": True,
     }

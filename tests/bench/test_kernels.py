@@ -73,7 +73,7 @@ def test_every_row_of_a_layer_is_filled(cell):
     assert ("stack", implementations.REFERENCE, "forward_backward") in found
     assert ("recurrence", implementations.REFERENCE, "forward") not in found
     assert {name for part, name, _ in found if part == "floor"} == {
-        "barrier", "launch", "product", "traffic",
+        "barrier", "launch", "product", "traffic", "traffic_apart",
     }  # fmt: skip
     # The last one is the reference once more.
     assert [key for key in found if key[0] == "control"] == [
@@ -134,7 +134,7 @@ def test_a_floor_whose_grid_does_not_fit_has_a_reason(monkeypatch):
     monkeypatch.setattr("kernels.tiling.sequence_tiles", lambda *arguments, **options: "too wide")
     found = floors_of(request_of(TINY, "cpu"), torch.device("cpu"))
     refused = {floor.name for floor in found if floor.refusal == "too wide"}
-    assert refused == {"barrier", "traffic"}
+    assert refused == {"barrier", "traffic", "traffic_apart"}
 
 
 def test_predictions_are_the_recurrences():

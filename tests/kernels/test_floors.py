@@ -39,6 +39,21 @@ def test_traffic_reads_every_byte_and_writes_every_slice(cell, backward, device)
     torch.testing.assert_close(out.double(), wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_apart_each_slice_begins_with_other_rows(device, monkeypatch):
+    """Its slices are wide where one program runs after the other: narrower ones are asked for."""
+    T, B, H = floors.ROWS_IN_L2 + 2, 5, 48
+    narrow = tiling.Tile(16, 16, 16, 4, 1)
+    monkeypatch.setattr(sequence, "tiles", lambda *arguments, **options: (narrow, narrow))
+    exchanged = torch.randn(floors.ROWS_IN_L2, B, H, device=device)
+    out = torch.full((T, B, H), float("nan"), device=device)
+    floors.traffic("rnn_tanh", exchanged, out, "ieee", apart=True)
+    sums = exchanged.double().sum(-1, keepdim=True)
+    for program in range(H // 16):
+        wanted = torch.cat([sums.roll(-program, 0), sums.roll(-program, 0)[:2]]).expand(T, B, 16)
+        found = out[..., program * 16 : (program + 1) * 16]
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_launches_are_as_many_as_asked_for(device, monkeypatch):
     launches = []
 
