@@ -116,20 +116,16 @@ class Trainer:
 
     @torch.no_grad()
     def _update(self) -> None:
-        """Clip and descend: ``g ← g · min(1, θ/‖g‖)``, ``w ← w − η g``, over all parameters.
+        """Clip and descend: ``g ← g / max(1, ‖g‖/θ)``, ``w ← w − η g``, over all parameters.
 
-        Much of a fast network's step are small kernels around it, so these are few: the norm, and
-        one that divides and descends. (torch.optim would first import the compiler: a second a
-        process.)
+        Small kernels around it are much of a fast network's step, so these are few. torch.optim
+        would also import the compiler first, a second a process; and its fused descent divides in
+        double precision, which most GPUs have little of.
         """
         gradients = cast("list[Tensor]", [p.grad for p in self.parameters])
-        norms = torch.stack(torch._foreach_norm(gradients, dtype=torch.float32))
-        times_too_long = (torch.linalg.vector_norm(norms) / self.max_gradient_norm).clamp(min=1)
-        torch._fused_sgd_(
-            self.parameters, gradients, [], lr=self.learning_rate, grad_scale=times_too_long,
-            weight_decay=0.0, momentum=0.0, dampening=0.0, nesterov=False, maximize=False,
-            is_first_step=False,
-        )  # fmt: skip
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        torch._foreach_div_(gradients, (norm / self.max_gradient_norm).clamp(min=1))
+        torch._foreach_add_(self.parameters, gradients, alpha=-self.learning_rate)
 
 
 class _EagerSteps:

@@ -100,7 +100,8 @@ def test_little_is_done_around_a_network():
     trainer._step(x, y, None)
     with Operations() as update:
         trainer._update()
-    assert update.done == 6  # norms, together, their norm, over the longest, at least 1, descent
+    # Norms, one tensor of them, their norm, over the longest, at least 1; division, descent.
+    assert update.done == 7
     with Operations() as one_hot:
         F.embedding(x, trainer.model.one_hot)
     assert one_hot.done == 1
