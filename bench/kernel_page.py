@@ -80,9 +80,10 @@ def render(table: pd.DataFrame) -> str:
         lines += [f"## {name}", ""]
         for part, title in PARTS.items():
             lines += _part(title, layer[layer["part"] == part], layer)
+        lines += _tiles(layer[(layer["part"] == "tile") & (layer["status"] == "ok")])
         lines += conditions(layer[layer["status"] == "ok"])
-    is_control = table["part"] == "control"  # another timing of what is there already
-    lines += _steps_alone(table[(table["status"] == "ok") & ~is_control])
+    is_again = table["part"].isin(["control", "tile"])  # another timing of what is there already
+    lines += _steps_alone(table[(table["status"] == "ok") & ~is_again])
     lines += _missing(table[table["status"] != "ok"])
     return "\n".join(lines).rstrip() + "\n"
 
@@ -117,6 +118,27 @@ def _part(title: str, rows: pd.DataFrame, layer: pd.DataFrame) -> list[str]:
         if "largest error" in head:
             cells.append(f"{group['gradient_error'].max():.1e}")
         lines.append(line(cells))
+    return [*lines, ""]
+
+
+def _tiles(timed: pd.DataFrame) -> list[str]:
+    """Kernels with each tile that fits, the usual one and the fastest of them said to be so."""
+    if timed.empty:
+        return []
+    head = ["kernel", "direction", "rows x units of a program", "µs a step", "× the usual"]
+    lines = [
+        "Other tiles, what lies inside of a kernel, of `triton_wavefront` the stack, in a graph;"
+    ]
+    lines += ["a tile of the backward pass forward + backward. The usual one comes first:", ""]
+    lines += [line(head), "|---" * len(head) + "|"]
+    for (kernel, _), rows in timed.groupby(["kernel", "mode"], sort=False):
+        figures = [Figure.in_row(row) for row in rows.to_dict("records")]
+        best = min(figures, key=lambda figure: figure.median)
+        for tile, figure in zip(rows["tile"], figures, strict=True):
+            direction, _, name = str(tile).partition(" ")
+            name = f"**{name}**" if figure is best else name
+            cells = [str(kernel), direction, name, str(figure), figure.times_as_fast_as(figures[0])]
+            lines.append(line(cells))
     return [*lines, ""]
 
 

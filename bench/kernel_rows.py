@@ -29,10 +29,11 @@ class Row:
     mode: str
     refusal: str | None = None
     predicted: float | None = None
+    tile: str = ""
 
     @property
     def id(self) -> str:
-        return row_id(self.spec, self.part, self.kernel, self.execution, self.mode)
+        return row_id(self.spec, self.part, self.kernel, self.execution, self.mode, self.tile)
 
     @classmethod
     def predicted_of(cls, spec: Spec, name: str) -> list[Row]:
@@ -56,6 +57,7 @@ class Row:
             "kernel": self.kernel,
             "execution": self.execution,
             "mode": self.mode,
+            "tile": self.tile,
             **self.spec.columns(),
             "predicted_microseconds_per_step": self.predicted,
             "status": "unsupported" if self.refusal else "",
@@ -79,12 +81,12 @@ def request_of(spec: Spec, device: str, execution: str = "eager") -> Request:
     )
 
 
-def rows_of(spec: Spec, device: str) -> Iterator[Row]:
+def rows_of(spec: Spec, device: str, with_tiles: bool = False) -> Iterator[Row]:
     """Every row of a layer: the kernels of all implementations that have some, then the floors.
 
-    Stacks eager and as a CUDA graph, what lies inside of them as a graph alone, where there is one.
-    At last the reference is timed once more: rows follow each other, and what a machine's speed did
-    meanwhile shows in the two.
+    Stacks eager and as a CUDA graph, what lies inside of them as a graph alone, where there is one;
+    ``with_tiles`` also each tile with which a kernel fits. At last the reference is timed once
+    more: rows follow each other, and what a machine's speed did meanwhile shows in the two.
     """
     executions = EXECUTIONS if device == "cuda" else EXECUTIONS[:1]
     for name in implementations.names():
@@ -109,7 +111,22 @@ def rows_of(spec: Spec, device: str) -> Iterator[Row]:
         for execution in executions if floor.name in MANY_LAUNCHES else executions[-1:]:
             yield Row(spec, "floor", floor.name, execution, floor.mode, floor.refusal)
     last = executions[-1]
+    for name in implementations.names() if with_tiles else ():
+        yield from _tiles_of(spec, name, device, last)
     refusal = implementations.why_unsupported(
         implementations.REFERENCE, request_of(spec, device, last)
     )
     yield Row(spec, "control", implementations.REFERENCE, last, MODES[-1], refusal)
+
+
+def _tiles_of(spec: Spec, name: str, device: str, execution: str) -> Iterator[Row]:
+    """A kernel with each of its tiles in turn, the usual one first, one direction at a time.
+
+    A tile of the backward pass is timed forward + backward.
+    """
+    request = request_of(spec, device, execution)
+    if implementations.why_unsupported(name, request):
+        return
+    for tile in implementations.load(name).tile_choices(request):
+        mode = MODES[0] if tile.startswith("forward ") else MODES[1]
+        yield Row(spec, "tile", name, execution, mode, tile=tile)

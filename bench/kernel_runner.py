@@ -33,7 +33,7 @@ PLAN_SECONDS = 120.0
 
 SAME_KERNEL = (
     "kernel", "cell", "num_layers", "hidden_size", "batch_size", "num_steps", "dtype",
-    "matmul_precision",
+    "matmul_precision", "tile",
 )  # fmt: skip
 """Rows that agree in these run the same kernels."""
 
@@ -58,6 +58,7 @@ class KernelRun:
         log: a file for what the child writes on standard error.
         module: what the child runs; tests give one that misbehaves.
         cache: a directory for what is compiled, which stays; else one that goes with the run.
+        tiles: whether kernels are also timed with the other tiles that fit.
     """
 
     def __init__(
@@ -69,11 +70,13 @@ class KernelRun:
         log: Path,
         module: str | None = None,
         cache: Path | None = None,
+        tiles: bool = False,
     ) -> None:
         self.job = {
             "specs": [asdict(spec) for spec in specs],
             "device": device,
             "threads": threads,
+            "tiles": tiles,
         }
         self.deadline = deadline
         self.log = log

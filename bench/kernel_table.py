@@ -1,7 +1,8 @@
 """The tuning table: which layers are timed, and the columns of ``kernels.csv``.
 
 A row is one figure: microseconds a step of one part (a stack of layers with all its products, the
-recurrence alone, or a floor) of one kernel, one way of running it, one direction.
+recurrence alone, a floor, or a kernel with another tile) of one kernel, one way of running it, one
+direction.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ KERNELS = Table(
         "row_id": str,
         "status": str,
         "reason": str,
-        "part": str,  # stack | recurrence | floor | control: the first kernel's stack once more
+        # stack | recurrence | floor | control: the first kernel's stack once more | tile: what lies
+        # inside of a kernel, divided in another way
+        "part": str,
         "kernel": str,  # an implementation, or a floor's name
         "backend": str,
         "cell": str,
@@ -40,6 +43,7 @@ KERNELS = Table(
         "matmul_precision": str,
         "execution": str,  # eager | cuda_graph
         "mode": str,  # forward | backward | forward_backward
+        "tile": str,  # of a part "tile": whose, and rows x units a program
         "device": str,
         "microseconds_per_step": float,  # median: the whole part's time over T
         "microseconds_per_step_low": float,  # 95 % interval of the median
@@ -53,6 +57,7 @@ KERNELS = Table(
         "run_id": str,
         "commit": str,
     },
+    added=("tile",),
 )
 
 
@@ -142,6 +147,7 @@ def specs(
     ]
 
 
-def row_id(spec: Spec, part: str, kernel: str, execution: str, mode: str) -> str:
+def row_id(spec: Spec, part: str, kernel: str, execution: str, mode: str, tile: str = "") -> str:
     """Stable and readable: ``lstm-L2-H256-B32-T35-tf32/stack/torch_nn/cuda_graph/forward``."""
-    return f"{spec.id}/{part}/{kernel}/{execution}/{mode}"
+    parts = (spec.id, part, kernel, execution, mode, tile.replace(", ", "-").replace(" ", "-"))
+    return "/".join(filter(None, parts))

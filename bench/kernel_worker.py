@@ -48,14 +48,14 @@ class Bench:
     def __init__(self, device: str, timer: Timer = time_on_gpu) -> None:
         self.device = torch.device(device)
         self.timer = timer
-        self._built: tuple[tuple[Spec, str], _Checked] | None = None
+        self._built: tuple[tuple[Spec, str, str], _Checked] | None = None
 
     def compile(self, row: Row) -> None:
         """Build and check what ``row`` times, so that its kernels lie in the compilers' cache.
 
         Errors are kept quiet: the row meets them again, where they become its status.
         """
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), self._tile_of(row):
             self._set_precision(row)
             if row.part == "floor":
                 self._floor(row)()
@@ -68,12 +68,20 @@ class Bench:
         """The measured columns of ``row``; a failure is a status with its reason."""
         try:
             self._set_precision(row)
-            return {**row.columns(), **self._measure(row)}
+            with self._tile_of(row):
+                return {**row.columns(), **self._measure(row)}
         except ResultDiffers as error:
             return {**row.columns(), "status": "incorrect", "reason": str(error)}
         except Exception as error:
             self._built = None
             return {**row.columns(), **failure(error)}
+
+    def _tile_of(self, row: Row) -> contextlib.AbstractContextManager[None]:
+        """Within it kernels take the tile that ``row`` is about, if it is about one."""
+        if not row.tile:
+            return contextlib.nullcontext()
+        request = request_of(row.spec, self.device.type, row.execution)
+        return implementations.load(row.kernel).tile_choices(request)[row.tile]()
 
     def _set_precision(self, row: Row) -> None:
         dtype, matmul_precision = PRECISIONS[row.spec.precision]
@@ -82,6 +90,7 @@ class Bench:
     def _measure(self, row: Row) -> dict[str, Any]:
         figures: dict[str, Any] = {"status": "ok"}
         call: Callable[[], object]
+        most_error = MOST_ROUNDING
         if row.part == "floor":
             call = self._floor(row)
         else:
@@ -90,9 +99,11 @@ class Bench:
             if checked.reason:
                 return {**figures, "status": "incorrect", "reason": checked.reason}
             call = checked.call(row.part, row.mode)
-        # No kernel of this project adds in an order of chance: a recurrence, which is all kernel,
-        # gives the same bits every time, or there is a race in it.
-        timing = self.timer(call, row.execution, 0.0 if row.part == "recurrence" else MOST_ROUNDING)
+            if checked.is_inside(row.part):
+                # No kernel of this project adds in an order of chance: a recurrence, which is all
+                # kernel, gives the same bits every time, or there is a race in it.
+                most_error = 0.0
+        timing = self.timer(call, row.execution, most_error)
         interval = median_interval(
             1e3 * milliseconds / row.spec.num_steps for milliseconds in timing.milliseconds
         )
@@ -115,17 +126,17 @@ class Bench:
         raise ValueError(f"there is no floor {row.kernel} {row.mode}")
 
     def _checked(self, row: Row) -> _Checked:
-        key = (row.spec, row.kernel)
+        key = (row.spec, row.kernel, row.tile)
         if self._built is None or self._built[0] != key:
             self._built = None  # the memory of the one before goes first
-            self._built = (key, _Checked(row.spec, row.kernel, self.device))
+            self._built = (key, _Checked(row.spec, row.kernel, self.device, bool(row.tile)))
         return self._built[1]
 
 
 class _Checked:
     """One implementation of a layer: compared with the reference, and ready to be timed."""
 
-    def __init__(self, spec: Spec, name: str, device: torch.device) -> None:
+    def __init__(self, spec: Spec, name: str, device: torch.device, has_tile: bool = False) -> None:
         self.spec = spec
         dtype = getattr(torch, PRECISIONS[spec.precision][0])
         H, B, T = spec.hidden_size, spec.batch_size, spec.num_steps
@@ -134,9 +145,10 @@ class _Checked:
         bound = verification.bound_for(*PRECISIONS[spec.precision], spec.cell)
         outcome = verification.verify(self.stack, B, min(T, MOST_STEPS_CHECKED), SEED, bound)
         self.error = outcome.error
-        if outcome.passed and bound > verification.BOUNDS["ieee"]:
+        if outcome.passed and bound > verification.BOUNDS["ieee"] and not has_tile:
             # A loose bound is for rounding, not for bugs: what precisions share must be exact in
-            # float32. (A kernel's product may be another one there: tests/kernels looks at those.)
+            # float32. (A kernel's product may be another one there: tests/kernels looks at those.
+            # And a tile of one precision is none of another.)
             outcome = self._exact(name, device)
         self.reason = "" if outcome.passed else str(outcome)
         generator = torch.Generator().manual_seed(SEED)
@@ -173,13 +185,17 @@ class _Checked:
         finally:
             measurement.set_precision(matmul_precision, dtype)
 
+    def is_inside(self, part: str) -> bool:
+        """Whether only what lies inside of a layer's time loop is timed."""
+        return part == "recurrence" or (part == "tile" and "recurrence" in self.stack.timed_parts)
+
     def call(self, part: str, mode: str) -> Callable[[], object]:
         """One forward pass as training runs it, or that and its gradients.
 
         Of a recurrence only what lies inside time is asked for: the gradient of the gates. Of a
         stack, those of its input and of every parameter.
         """
-        is_stack = part != "recurrence"
+        is_stack = not self.is_inside(part)
         # A weight that needs no gradient costs no product for it after the loop.
         self.stack.requires_grad_(is_stack)
         if is_stack:
@@ -228,7 +244,9 @@ def main() -> int:
     job = json.loads(sys.stdin.readline())
     torch.set_num_threads(job["threads"])
     rows = {
-        row.id: row for fields in job["specs"] for row in rows_of(Spec(**fields), job["device"])
+        row.id: row
+        for fields in job["specs"]
+        for row in rows_of(Spec(**fields), job["device"], job["tiles"])
     }
     about = {
         "device": torch.cuda.get_device_name() if job["device"] == "cuda" else "",

@@ -51,6 +51,9 @@ def kernels(
             help="Keep compiled kernels here, and use those that are there. Default: compile anew.",
         ),
     ] = None,
+    tiles: Annotated[
+        bool, typer.Option("--tiles", help="Time kernels with every tile that fits, too.")
+    ] = False,
     predicted: Annotated[
         bool, typer.Option("--predicted", help="Print the predictions; needs no GPU.")
     ] = False,
@@ -64,6 +67,7 @@ def kernels(
     Examples:
       python -m bench kernels                           the default layers
       python -m bench kernels --cell lstm --layers 2    one stack
+      python -m bench kernels --cell gru --tiles        and what another tile would take
       python -m bench kernels --cache DIR               compile once for several tables
       python -m bench kernels --predicted               reckoned; needs no GPU
     """
@@ -81,7 +85,7 @@ def kernels(
         refuse(NEEDS_GPU)
     terminal.stop_like_ctrl_c()
     try:
-        failed = _time(chosen, output, started + 60 * max_minutes, cache)
+        failed = _time(chosen, output, started + 60 * max_minutes, cache, tiles)
     except ResultsError as error:
         refuse(str(error))
     raise typer.Exit(1 if failed else 0)
@@ -104,7 +108,9 @@ def _print_predictions(chosen: list[Spec]) -> None:
     typer.echo(kernel_page.predictions(rows))
 
 
-def _time(chosen: list[Spec], output: Path | None, deadline: float, cache: Path | None) -> bool:
+def _time(
+    chosen: list[Spec], output: Path | None, deadline: float, cache: Path | None, tiles: bool
+) -> bool:
     """Time everything; whether a row failed. Raises ``ResultsError`` for an unusable directory."""
     from bench import index, kernel_page
     from bench.environment import default_threads
@@ -117,7 +123,8 @@ def _time(chosen: list[Spec], output: Path | None, deadline: float, cache: Path 
     cache = cache and _made(cache, "--cache")
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "kernels.log"
-        run = KernelRun(chosen, "cuda", default_threads("cuda"), deadline, log, cache=cache)
+        threads = default_threads("cuda")
+        run = KernelRun(chosen, "cuda", threads, deadline, log, cache=cache, tiles=tiles)
         try:
             run.plan()
             run_id = time.strftime("%Y%m%d-%H%M%S", time.gmtime())

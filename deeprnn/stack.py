@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import ClassVar
 
 import torch
@@ -241,6 +242,18 @@ class DeepRNN(nn.Module):
         """Microseconds a step of :meth:`recurrence`, reckoned for an H100 or H200, by direction.
 
         Empty where nobody has reckoned, or where it does not fit there.
+        """
+        return {}
+
+    @classmethod
+    def tile_choices(
+        cls, request: Request
+    ) -> dict[str, Callable[[], AbstractContextManager[None]]]:
+        """Ways to divide the work of its kernels, by name: what is used first, then what fits, too.
+
+        A name begins with a direction, ``"backward 8x16"`` say. Within the context that its value
+        makes kernels are launched like that. ``bench kernels --tiles`` times them. Empty where
+        there is no choice.
         """
         return {}
 

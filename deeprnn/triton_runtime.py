@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import ClassVar
 
 import numpy
@@ -11,13 +13,14 @@ import triton
 from torch import Tensor
 from torch.nn import functional as F
 
-from deeprnn.cells import State
+from deeprnn.cells import GATES, State
 from deeprnn.precision import get_matmul_precision
 from deeprnn.stack import DeepRNN
 from deeprnn.support import Request, Requirement
-from kernels.chips import INTERPRETED
+from kernels.chips import INTERPRETED, chip_of
 from kernels.function import why_no_sequence
 from kernels.prediction import predict
+from kernels.tiling import taking, tiles_that_fit
 
 INTERPRETED_ON = ("cpu", "cuda") if INTERPRETED else ()
 
@@ -76,6 +79,30 @@ def predicted_steps(request: Request, *, marked: bool) -> dict[str, float]:
         marked=marked,
     )
     return {direction: figures["step"] for direction, figures in parts.items()}
+
+
+def choices_of_tiles(
+    request: Request, *, marked: bool, layers: int = 1
+) -> dict[str, Callable[[], AbstractContextManager[None]]]:
+    """``DeepRNN.tile_choices`` of a kernel that keeps its weights on the chip."""
+    fitting = tiles_that_fit(
+        request.batch_size,
+        request.hidden_size,
+        GATES[request.cell],
+        getattr(torch, request.dtype),
+        request.matmul_precision,
+        chip_of(torch.device(request.device)),
+        layers,
+        marked,
+    )
+    if isinstance(fitting, str):
+        return {}
+    return {
+        f"{direction} {tile.name}": partial(taking, tile, backward=direction == "backward")
+        for direction, tiles in zip(("forward", "backward"), fitting, strict=True)
+        if len(tiles) > 1
+        for tile in tiles
+    }
 
 
 def describe_backend(y: Tensor) -> str:

@@ -197,7 +197,7 @@ def tiles(B: int, H: int, cell: str, dtype: torch.dtype, input_precision: str,
     found = tiling.sequence_tiles(B, H, GATES[cell], dtype, input_precision, chip, marked=marked)
     if isinstance(found, str):
         raise ValueError(found)
-    return found
+    return tiling.taken(found)
 
 
 def counters_of(H: int, tile: tiling.Tile) -> int:

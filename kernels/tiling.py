@@ -6,8 +6,10 @@ one program walks the whole of K (H forward, G·H backward) because splitting K 
 exchange.
 """
 
+import contextlib
 import dataclasses
 import functools
+from collections.abc import Iterator
 
 import torch
 import triton
@@ -62,6 +64,12 @@ class Tile:
     marked: bool = False
     in_registers: bool = False
 
+    @property
+    def name(self) -> str:
+        """Rows x units, and warps where they are not the usual four."""
+        warps = "" if self.num_warps == SEQUENCE_WARPS else f", {self.num_warps} warps"
+        return f"{self.block_b}x{self.block_h}{warps}"
+
 
 def step_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str, *,
               backward: bool = False) -> Tile:  # fmt: skip
@@ -92,7 +100,6 @@ def uses_tensor_cores(dtype: torch.dtype, input_precision: str) -> bool:
     return dtype.itemsize == 2 or (dtype == torch.float32 and input_precision == "tf32")
 
 
-@functools.cache
 def sequence_tiles(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str,
                    chip: Chip, layers: int = 1,
                    marked: bool = False) -> tuple[Tile, Tile] | str:  # fmt: skip
@@ -103,6 +110,18 @@ def sequence_tiles(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
     programs keep two sets of weights, and all layers are on the chip. With `marked` rows they are
     tiles of the dataflow kernel, which is the sequence kernel without its barrier.
     """
+    found = tiles_that_fit(B, H, G, dtype, input_precision, chip, layers, marked)
+    return found if isinstance(found, str) else (found[0][0], found[1][0])
+
+
+@functools.cache
+def tiles_that_fit(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str,
+                   chip: Chip, layers: int = 1, marked: bool = False
+                   ) -> tuple[tuple[Tile, ...], tuple[Tile, ...]] | str:  # fmt: skip
+    """`sequence_tiles` and all others with which the grid fits, the least work a program first.
+
+    Which is fastest only measuring tells; `taking` lets launches take another.
+    """
     if chip == INTERPRETER:
         # one slice, because programs run one after another and none may wait for a later one
         whole = Tile(
@@ -110,20 +129,45 @@ def sequence_tiles(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
             32 if dtype.itemsize == 2 else 16, SEQUENCE_WARPS, 1,
             staged=not uses_tensor_cores(dtype, input_precision), marked=marked,
         )  # fmt: skip
-        return whole, whole
-    found: list[Tile] = []
+        return (whole,), (whole,)
+    both: list[tuple[Tile, ...]] = []
     for backward in (False, True):
-        tile = _sequence_tile(B, H, G, dtype, input_precision, chip, backward, layers, marked)
-        if isinstance(tile, str):
-            return tile
-        found.append(tile)
-    return found[0], found[1]
+        found = _fitting(B, H, G, dtype, input_precision, chip, backward, layers, marked)
+        if isinstance(found, str):
+            return found
+        both.append(tuple(found))
+    return both[0], both[1]
 
 
-def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str,
-                   chip: Chip, backward: bool, layers: int,
-                   marked: bool) -> Tile | str:  # fmt: skip
-    """The smallest share of work a program for which the grid still fits, or why there is none."""
+_TAKEN: dict[bool, Tile] = {}
+"""By direction, whether backward: what launches take instead of the first that fits."""
+
+
+@contextlib.contextmanager
+def taking(tile: Tile, *, backward: bool) -> Iterator[None]:
+    """Within the block launches take this tile in one direction, in all threads.
+
+    Autograd launches a backward pass from a thread of its own. A tile that does not fit is refused
+    by the launch.
+    """
+    before = dict(_TAKEN)
+    _TAKEN[backward] = tile
+    try:
+        yield
+    finally:
+        _TAKEN.clear()
+        _TAKEN.update(before)
+
+
+def taken(tiles: tuple[Tile, Tile]) -> tuple[Tile, Tile]:
+    """What launches take, forward and backward: `tiles`, but for those within `taking`."""
+    return _TAKEN.get(False, tiles[0]), _TAKEN.get(True, tiles[1])
+
+
+def _fitting(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str,
+             chip: Chip, backward: bool, layers: int,
+             marked: bool) -> list[Tile] | str:  # fmt: skip
+    """Shares of work a program with which the grid fits, the least first, or why there is none."""
     if marked and chip.keeps_in == "registers":
         return "rows with marks are looked at in PTX, which AMD does not have; triton_sequence runs"
     on_nvidia = chip.keeps_in == "shared memory"
@@ -134,6 +178,7 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
         return "in IEEE float32 a wavefront with marked rows needs more registers than there are"
     length = triton.next_power_of_2(G * H if backward else H)
     reason = ""
+    found: list[Tile] = []
     few: tuple[tuple[int, int], ...] = FEW_ROWS_PLAIN if is_plain else FEW_ROWS
     for block_b, block_h in (few if on_nvidia else ()) + SEQUENCE_BLOCKS:
         if block_b > max(16, triton.next_power_of_2(B)):
@@ -193,11 +238,14 @@ def _sequence_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
         together = 1 if few_rows else min(chip.programs_each(needed), 2)
         programs = triton.cdiv(H, block_h) * triton.cdiv(B, block_b) * layers
         if programs <= together * chip.multiprocessors:
-            return tile
+            found.append(tile)
+            continue
         reason = (
             f"{programs} programs must run at once, {chip.name} holds "
             f"{together * chip.multiprocessors}"
         )
+    if found:
+        return found
     kernel = "the sequence kernel" if layers == 1 else f"the wavefront of {layers} layers"
     kernel = "the dataflow kernel" if marked else kernel
     return f"{kernel} does not fit at H {H}, B {B}, {dtype}: {reason}"

@@ -274,7 +274,7 @@ def tiles(B: int, H: int, L: int, cell: str, dtype: torch.dtype, input_precision
     found = tiling.sequence_tiles(B, H, GATES[cell], dtype, input_precision, chip, L, marked)
     if isinstance(found, str):
         raise ValueError(found)
-    return found
+    return tiling.taken(found)
 
 
 def counters(B: int, L: int, tile: tiling.Tile, device: torch.device) -> torch.Tensor:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 from deeprnn.support import Request, Support, device_present
 from deeprnn.triton_runtime import (
     INTERPRETED_ON,
     LayerByLayer,
     a_way_to_run_triton,
+    choices_of_tiles,
     loops_in_the_interpreter,
     predicted_steps,
     room_on_the_chip,
@@ -36,3 +40,9 @@ class TritonSequence(LayerByLayer):
     @classmethod
     def predicted_microseconds(cls, request: Request) -> dict[str, float]:
         return predicted_steps(request, marked=False)
+
+    @classmethod
+    def tile_choices(
+        cls, request: Request
+    ) -> dict[str, Callable[[], AbstractContextManager[None]]]:
+        return choices_of_tiles(request, marked=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import groupby
 
 import torch
@@ -15,6 +17,7 @@ from deeprnn.triton_runtime import (
     INTERPRETED_ON,
     a_gpu_to_train_on,
     a_way_to_run_triton,
+    choices_of_tiles,
     describe_backend,
     gates_and_bias,
     loops_in_the_interpreter,
@@ -74,6 +77,16 @@ class TritonWavefront(DeepRNN):
     )
     timed_parts = ("stack",)
     has_gradient_by_hand = True
+
+    @classmethod
+    def tile_choices(
+        cls, request: Request
+    ) -> dict[str, Callable[[], AbstractContextManager[None]]]:
+        layers = longest_run(request)
+        size = (request.cell, request.batch_size, request.hidden_size, layers)
+        kind = (getattr(torch, request.dtype), request.matmul_precision)
+        marked = takes_marks(*size, *kind, torch.device(request.device))
+        return choices_of_tiles(request, marked=marked, layers=layers) if layers > 1 else {}
 
     def stack(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         finals: list[State] = []

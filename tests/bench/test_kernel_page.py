@@ -147,3 +147,36 @@ def test_the_reference_timed_once_more_has_no_step_of_its_own(tmp_path):
     page = page_of(tmp_path, *rows)
     assert "| stack | torch_nn | lstm, 2 × 256, B 32, TF32 | cuda_graph |" in page
     assert "| control |" not in page
+
+
+def test_tiles_stand_beside_the_usual_one(tmp_path):
+    def tile(name, median, kernel="triton_sequence", **changes):
+        row = timed(kernel, median, median, median, part="tile", **changes)
+        return {**row, "tile": name, "mode": "forward", "row_id": f"{kernel}/{name}"}
+
+    page = page_of(
+        tmp_path,
+        timed("torch_nn", 6.0, 5.9, 6.1),
+        tile("forward 8x8", 2.0), tile("forward 16x8", 1.6), tile("forward 16x16", 4.0),
+        tile("forward 8x16", 3.0, "triton_dataflow"),
+        tile("forward 32x8", 3.0, "triton_dataflow", status="crashed", reason="spoilt"),
+        # Of another T: a step alone is reckoned from the usual tiles.
+        tile("forward 8x8", 2.0, num_steps=140),
+    )  # fmt: skip
+    assert "| triton_sequence | forward | 8x8 | 2 (2–2) | 1.00 (1.00–1.00) |" in page
+    assert "| triton_sequence | forward | **16x8** | 1.6 (1.6–1.6) | 1.25 (1.25–1.25) |" in page
+    assert "| triton_sequence | forward | 16x16 | 4 (4–4) | 0.50 (0.50–0.50) |" in page
+    assert "| triton_dataflow | forward | **8x16** | 3 (3–3) | 1.00 (1.00–1.00) |" in page
+    assert "- crashed: spoilt: `triton_dataflow/forward 32x8`" in page
+    assert "A step alone" not in page
+    assert page.count("Other tiles") == 2  # one a layer
+
+
+def test_a_table_from_before_there_were_tiles_is_read(tmp_path):
+    page_of(tmp_path, timed("torch_nn", 6.0, 5.9, 6.1))
+    path = KERNELS.path(tmp_path)
+    lines = [line.split(",") for line in path.read_text("utf-8").splitlines()]
+    place = lines[0].index("tile")
+    older = [",".join(fields[:place] + fields[place + 1 :]) for fields in lines]
+    path.write_text("\n".join(older) + "\n", "utf-8")
+    assert "| torch_nn |" in kernel_page.write(tmp_path).read_text("utf-8")

@@ -5,7 +5,9 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -94,6 +96,58 @@ def test_rows_have_the_tables_columns_and_ids_of_their_own(tmp_path):
     assert len({row.id for row in rows}) == len(rows)
     KERNELS.append(tmp_path, [row.columns() for row in rows])
     assert list(KERNELS.load(tmp_path)["row_id"]) == [row.id for row in rows]
+
+
+@pytest.fixture
+def choices(monkeypatch):
+    """Tiles to choose from, which the interpreter has none of; returns those in use."""
+    in_use = []
+
+    @contextmanager
+    def take(name):
+        in_use.append(name)
+        yield
+        in_use.remove(name)
+
+    names = ("forward 8x8", "forward 16x8", "backward 8x8, 8 warps")
+    found = {name: partial(take, name) for name in names}
+    kind = implementations.load("triton_sequence")
+    monkeypatch.setattr(kind, "tile_choices", classmethod(lambda kind, request: found))
+    return in_use
+
+
+def test_every_tile_is_a_row_and_in_use_while_it_is_checked_and_timed(choices, monkeypatch):
+    rows = [row for row in rows_of(TINY, "cpu", with_tiles=True) if row.part == "tile"]
+    assert not any(row.part == "tile" for row in rows_of(TINY, "cpu"))
+    assert [row.id for row in rows] == [
+        f"{TINY.id}/tile/triton_sequence/eager/{mode}/{tile}"
+        for mode, tile in (
+            ("forward", "forward-8x8"), ("forward", "forward-16x8"),
+            ("forward_backward", "backward-8x8-8-warps"),
+        )
+    ]  # fmt: skip
+    seen, asked = [], []
+    plain = kernel_worker.verification.verify
+
+    def watching(*layer):
+        seen.append(list(choices))
+        return plain(*layer)
+
+    def timing(call, execution, most_error):
+        seen.append(list(choices))
+        asked.append(most_error)
+        return fake_timer(call, execution, most_error)
+
+    monkeypatch.setattr(kernel_worker.verification, "verify", watching)
+    bench = Bench("cpu", timing)
+    filled = [bench.fill(row) for row in rows]
+    assert [row["status"] for row in filled] == ["ok"] * 3
+    assert [row["tile"] for row in filled] == [row.tile for row in rows]
+    assert seen == [[row.tile] for row in rows for _ in range(2)]  # checked, timed
+    assert asked == [0.0] * 3  # what lies inside of a layer repeats itself to the bit
+    assert choices == []
+    bench.compile(rows[0])
+    assert seen[-1] == ["forward 8x8"]
 
 
 def test_a_wrong_kernel_is_not_timed(monkeypatch):
@@ -296,7 +350,7 @@ def test_a_kernel_is_built_and_checked_when_it_is_compiled(monkeypatch):
     monkeypatch.setattr(kernel_worker, "_Checked", lambda *layer: checked.append(layer))
     bench = Bench("cpu", fake_timer)
     bench.compile(Row(TINY, "stack", "triton_step", "eager", "forward"))
-    assert checked == [(TINY, "triton_step", torch.device("cpu"))]
+    assert checked == [(TINY, "triton_step", torch.device("cpu"), False)]
     bench.compile(Row(TINY, "floor", "launch", "eager", "forward"))
     bench.compile(Row(TINY, "floor", "no such floor", "eager", "forward"))  # its row will say so
 
@@ -461,7 +515,7 @@ def test_what_lies_inside_a_stack_is_timed_as_a_graph_alone():
 def test_a_cache_that_cannot_be_had_is_said_in_one_line(tmp_path):
     (tmp_path / "file").write_text("", "utf-8")
     with pytest.raises(ResultsError, match=r"^--cache .*file: .*; give a directory"):
-        kernels_command._time([], tmp_path / "k", 0.0, tmp_path / "file")
+        kernels_command._time([], tmp_path / "k", 0.0, tmp_path / "file", False)
 
 
 def test_what_many_rows_say_is_said_once(tmp_path, monkeypatch, capsys):
@@ -488,7 +542,7 @@ def test_what_many_rows_say_is_said_once(tmp_path, monkeypatch, capsys):
                 keep({**row, "status": "timeout", "reason": reason})
 
     monkeypatch.setattr(kernel_runner, "KernelRun", OutOfTime)
-    assert kernels_command._time([], tmp_path / "k", 0.0, None)
+    assert kernels_command._time([], tmp_path / "k", 0.0, None, False)
     said = capsys.readouterr().out
     assert [line for line in said.splitlines() if "timeout" in line][:3] == [
         "  0: timeout: a fault", "  1: timeout: no time", "  3 more: timeout: no time",

@@ -20,8 +20,10 @@ is a process of its own because Triton decides when it is imported whether kerne
     multiprocessors  of the chip, where it shall have fewer than the tiles were chosen for
     poison     whether the first number of the initial state is a NaN, all bits set
     shift      elements by which the initial state lies beside an aligned address
+    tiles      which of the tiles that fit are taken, forward and backward; [0, 0] is what is usual
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -33,6 +35,9 @@ os.environ["TRITON_INTERPRET"] = "0"
 
 import torch
 
+from kernels import tiling
+from kernels.cells import GATES
+from kernels.chips import CHIPS
 from kernels.function import dataflow_layer, sequence_layer, step_layer
 from kernels.variants import PRECISIONS as COMPILED
 
@@ -43,7 +48,7 @@ from .stacks import Stack, shifted
 PRECISIONS = COMPILED | {"float16": (torch.float16, "ieee")}
 DEFAULTS = {"precision": "ieee", "chip": "sm_90", "L": 2, "seed": 0, "watch": True, "plant": (),
             "where": "", "multiprocessors": None, "poison": False,
-            "shift": 0}  # fmt: skip
+            "shift": 0, "tiles": (0, 0)}  # fmt: skip
 
 
 BARRIER = re.compile(r"bar\.sync\s+0;(?:\s*(?://.*|\.loc.*|\$L__tmp\d+:|bar\.sync\s+0;))*")
@@ -66,8 +71,26 @@ def planted(ptx, changes):
     return ptx
 
 
+@contextlib.contextmanager
+def taking_tiles(job):
+    """Within it launches take the tiles that the job asks for."""
+    dtype, input_precision = PRECISIONS[job["precision"]]
+    layers = job["L"] if job["kernels"].endswith("wavefront") else 1
+    marked = job["kernels"] in ("dataflow", "marked_wavefront")
+    fitting = tiling.tiles_that_fit(
+        job["B"], job["H"], GATES[job["cell"]], dtype, input_precision, CHIPS[job["chip"]],
+        layers, marked,
+    )  # fmt: skip
+    forward, backward = (tiles[index] for tiles, index in zip(fitting, job["tiles"], strict=True))
+    with tiling.taking(forward, backward=False), tiling.taking(backward, backward=True):
+        yield
+
+
 def run(job):
     """Outputs and gradients of one job: (ours, float64's), by name."""
+    if any(job["tiles"]):
+        with taking_tiles(job):
+            return run(job | {"tiles": (0, 0)})
     dtype, input_precision = PRECISIONS[job["precision"]]
     if job["kernels"].endswith("wavefront"):
         stack = Stack(job["cell"], job["T"], job["B"], job["H"], job["L"], dtype)

@@ -12,6 +12,10 @@ import sys
 
 import pytest
 
+from kernels.chips import CHIPS
+from kernels.tiling import tiles_that_fit
+from kernels.variants import PRECISIONS as COMPILED
+
 from .jobs import ROOT, emulate, hold, job
 
 KERNELS = ("step", "sequence", "wavefront")
@@ -84,6 +88,35 @@ SIZES_WITH_MARKS = {  # the vectors that tensor cores take need a long row; 264 
 def test_rows_with_marks_in_every_cell_and_precision(precision, cell):
     asked = job("dataflow", cell, precision, **SIZES_WITH_MARKS[cell])
     hold(asked, *emulate(asked))
+
+
+@pytest.mark.parametrize(
+    ("kernels", "precision", "number"),
+    [
+        left_out_unless(number == 3, kernels, precision, number)
+        for kernels, precision in (
+            ("sequence", "tf32"), ("sequence", "ieee"), ("dataflow", "bfloat16"),
+            ("wavefront", "tf32"),
+        )
+        for number in range(1, 8)
+    ],
+)  # fmt: skip
+def test_other_tiles_that_fit(kernels, precision, number):
+    """What `bench kernels --tiles` times: the number-th of them, or the last one."""
+    sizes = {"T": 2, "B": 32, "H": 256 if kernels == "dataflow" else 64, "L": 2}
+    asked = job(kernels, "lstm", precision, **sizes)
+    dtype, products = COMPILED[precision]
+    layers = 2 if kernels == "wavefront" else 1
+    both = tiles_that_fit(
+        32, sizes["H"], 4, dtype, products, CHIPS["sm_90"], layers, kernels == "dataflow"
+    )
+    numbers = [min(number, len(tiles) - 1) for tiles in both]
+    (found,) = emulate(asked | {"tiles": numbers})
+    hold(asked, found)
+    for launch, tiles, taken in zip(found["launches"], both, numbers, strict=True):
+        tile = tiles[taken]
+        assert launch["grid"][:2] == [sizes["H"] // tile.block_h, 32 // tile.block_b]
+        assert launch["warps"] == tile.num_warps
 
 
 SHORT_ROWS = {"lstm": {"T": 3, "B": 5, "H": 42}, "gru": {"chip": "sm_80", "T": 3, "B": 17, "H": 96}}

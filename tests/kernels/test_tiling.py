@@ -1,6 +1,7 @@
 """Which tiles are chosen for which sizes, and what is said where there is none."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -9,7 +10,15 @@ import triton
 from kernels import chips, tiling
 from kernels.cells import GATES
 from kernels.chips import CHIPS
-from kernels.tiling import sequence_tiles, shared_memory, step_tile
+from kernels.tiling import (
+    Tile,
+    sequence_tiles,
+    shared_memory,
+    step_tile,
+    taken,
+    taking,
+    tiles_that_fit,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +45,10 @@ def test_every_tile_fits_the_chip_and_the_grid_is_co_resident(cell, chip, layers
                     assert f"H {H}, B {B}" in tiles
                     assert chip.name in tiles
                 continue
-            for backward, tile in enumerate(tiles):
+            fitting = tiles_that_fit(B, H, G, dtype, precision, chip, layers, marked)
+            assert tiles == (fitting[0][0], fitting[1][0])
+            assert all(len({tile.name for tile in found}) == len(found) for found in fitting)
+            for backward, tile in [(b, tile) for b in (0, 1) for tile in fitting[b]]:
                 kept = 1 if layers == 1 else 2
                 needed = shared_memory(tile, H, G, dtype, bool(backward), chip, kept)
                 programs = layers * triton.cdiv(H, tile.block_h) * triton.cdiv(B, tile.block_b)
@@ -164,3 +176,24 @@ def test_a_program_in_registers_needs_shared_memory_for_its_sums_alone():
     assert needed == of_sums
     weights = shared_memory(elsewhere, 256, 4, torch.float32, False, chip) - needed
     assert weights == 256 * 4 * forward.block_h * 4
+
+
+def test_launches_take_another_tile_within_the_block_alone():
+    usual = Tile(8, 8, 32, 4, 1), Tile(8, 16, 32, 4, 1)
+    one, two = Tile(16, 8, 32, 4, 1), Tile(32, 8, 32, 4, 1)
+    with taking(one, backward=False):
+        assert taken(usual) == (one, usual[1])
+        with taking(two, backward=False), taking(two, backward=True):
+            assert taken(usual) == (two, two)
+        assert taken(usual) == (one, usual[1])
+    assert taken(usual) == usual
+    with pytest.raises(ValueError, match="too many"), taking(one, backward=True):
+        raise ValueError("too many programs")  # as a launch does
+    assert taken(usual) == usual
+
+
+def test_another_thread_takes_it_too():
+    """Autograd runs backward passes on a GPU in threads of its own."""
+    usual, other = (Tile(8, 8, 32, 4, 1),) * 2, Tile(16, 8, 32, 4, 1)
+    with taking(other, backward=True), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(taken, usual).result() == (usual[0], other)
