@@ -97,7 +97,8 @@ def load_when_written(pointer, group, start, B, waits, K: tl.constexpr, PIECES: 
         )  # fmt: skip
         where = tl.where(mask, where.to(tl.int64), 0)
         addresses = addresses + (where,)  # noqa: RUF005
-    PACK: tl.constexpr = BLOCK_B * BLOCK_K * SHARES // VECTOR // 128  # vectors a thread and piece
+    THREADS: tl.constexpr = 128 if STAGED else 32 * SHARES
+    PACK: tl.constexpr = BLOCK_B * BLOCK_K * SHARES // VECTOR // THREADS  # a thread's, of a piece
     words = tl.inline_asm_elementwise(
         look_until_written(PIECES, PACK, WORDS, elements(pointer, 4) == 2, PAUSE),
         look_constraints(PIECES, PACK, WORDS),
@@ -136,18 +137,23 @@ def under_way(tile, PTX: tl.constexpr):
 
 
 @triton.jit
-def add_shares(shares, SHARES: tl.constexpr, BLOCK_B: tl.constexpr, COLUMNS: tl.constexpr):
+def add_shares(shares, SHARES: tl.constexpr, BLOCK_B: tl.constexpr, COLUMNS: tl.constexpr,
+               WARPS: tl.constexpr = 4):  # fmt: skip
     """The shares' sums (SHARES, BLOCK_B, COLUMNS) added up, in a fixed order: (BLOCK_B, COLUMNS).
 
-    Lanes of a warp that have shares of their own add theirs among themselves. What the four warps
-    have then changes hands once and is added by one thread: `tl.split` wants what it takes apart
-    in one. `tl.sum` over warps takes a dozen barriers to move a tile as small as this.
+    Lanes of a warp that have shares of their own add theirs among themselves. What the four or
+    eight WARPS have then changes hands once and is added by one thread: `tl.split` wants what it
+    takes apart in one. `tl.sum` over warps takes a dozen barriers to move a tile as small as this.
     """
-    if SHARES > 4:
-        lanes = tl.reshape(shares, (4, SHARES // 4, BLOCK_B, COLUMNS))
+    if SHARES > WARPS:
+        lanes = tl.reshape(shares, (WARPS, SHARES // WARPS, BLOCK_B, COLUMNS))
         shares = tl.sum(lanes, axis=1)
     apart = tl.permute(shares, (1, 2, 0))
-    even, odd = tl.split(tl.reshape(apart, (BLOCK_B, COLUMNS, 2, 2)))
+    if WARPS == 8:
+        even, odd = tl.split(tl.reshape(apart, (BLOCK_B, COLUMNS, 2, 2, 2)))
+        even, odd = tl.split(even + odd)
+    else:
+        even, odd = tl.split(tl.reshape(apart, (BLOCK_B, COLUMNS, 2, 2)))
     first, second = tl.split(even + odd)
     return first + second
 
@@ -179,7 +185,10 @@ def product_with_exchanged(pointer, weights, group, B, K: tl.constexpr, BLOCK_B:
             pointer, weights, group, B, waits, K, BLOCK_B, COLUMNS, BLOCK_K, SHARES, PRECISION,
             UPCAST, COMPUTE, AHEAD, PTX, STAGED, LOOK, PAUSE,
         )  # fmt: skip
-    return add_shares(sums, SHARES, BLOCK_B, COLUMNS)
+    # For tensor cores a share is a warp's.
+    return add_shares(
+        sums, SHARES, BLOCK_B, COLUMNS, 4 if STAGED or BLOCK_K == QUAD else max(SHARES, 4)
+    )
 
 
 @triton.jit

@@ -82,7 +82,7 @@ def sequence_forward_kernel(
     P: tl.constexpr = 1 if G == 1 else 4
     w = kept_weights(
         weight_ptr, slice, False, H, G, BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED,
-        4 if MARKED and PTX and not STAGED else 1, IN_REGISTERS,
+        4 if MARKED and PTX and not STAGED else 1, IN_REGISTERS > 0,
     )  # fmt: skip
     b0, b1, b2, b3 = load_biases(bias_ptr, units, G, H, COMPUTE)
     before_ptr = first_h_ptr  # the rows of the step before
@@ -139,7 +139,7 @@ def sequence_backward_kernel(
 
     w = kept_weights(
         weight_ptr, slice, True, H, G, BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED,
-        4 if MARKED and PTX and not STAGED else 1, IN_REGISTERS,
+        4 if MARKED and PTX and not STAGED else 1, IN_REGISTERS > 0,
     )  # fmt: skip
     dh = load_tile(dh_ptr, rows, units, H, inside, COMPUTE)
     dc = dh

@@ -27,11 +27,14 @@ FEW_ROWS = ((8, 8), (8, 16))
 # four uses; that there is enough of that for all threads, K is divided into more shares than warps.
 FEW_ROWS_PLAIN = ((4, 16), (4, 32), (8, 16), (8, 32))
 SEQUENCE_WARPS = 4
+# After all others, with twice the warps, where tensor cores' weights lie in registers only then.
+TWICE_THE_WARPS = ((8, 8), (8, 16), (16, 8), (16, 16))
 
 # Registers of a thread, of 255, that pieces on their way from L2 may take,
 REGISTERS_AHEAD = 128
 # and those that weights may take: the most with which nothing spilled. A program of a wavefront has
-# two sets, of which its own may lie in registers, forward; backward saved gates take the room.
+# two sets, of which its own may lie in registers, forward; backward saved gates take the room. With
+# twice the warps both may.
 REGISTERS_KEPT = 96
 REGISTERS_KEPT_IN_WAVEFRONT = 64
 # Plain multiply-adds by threads: registers that weights may take, elements of K in a vector, and
@@ -48,8 +51,8 @@ class Tile:
     `shares` of a piece's K have sums of their own, so that every thread has enough to do. Of a
     sequence kernel also how many pieces are asked for at a time, whether PTX may stand in it,
     whether pieces pass through shared memory on their way to the product, whether they are marked,
-    so that no barrier is needed (`kernels/marks.py`), and whether the program's own weights stay in
-    registers and not in shared memory.
+    so that no barrier is needed (`kernels/marks.py`), and how many sets of weights, the program's
+    own first, stay in registers and not in shared memory.
     """
 
     block_b: int
@@ -62,7 +65,7 @@ class Tile:
     shares: int = 4
     staged: bool = True
     marked: bool = False
-    in_registers: bool = False
+    in_registers: int = 0
 
     @property
     def name(self) -> str:
@@ -176,79 +179,104 @@ def _fitting(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str,
     if marked and layers > 1 and is_plain:
         # By the reckoning it would gain nothing: the other layer's product fills the wait.
         return "in IEEE float32 a wavefront with marked rows needs more registers than there are"
-    length = triton.next_power_of_2(G * H if backward else H)
+    few: tuple[tuple[int, int], ...] = FEW_ROWS_PLAIN if is_plain else FEW_ROWS
+    usual = (few if on_nvidia else ()) + SEQUENCE_BLOCKS
+    tried = [(*blocks, SEQUENCE_WARPS) for blocks in usual]
+    if on_nvidia and on_tensor_cores:
+        tried += [(*blocks, 2 * SEQUENCE_WARPS) for blocks in TWICE_THE_WARPS]
     reason = ""
     found: list[Tile] = []
-    few: tuple[tuple[int, int], ...] = FEW_ROWS_PLAIN if is_plain else FEW_ROWS
-    for block_b, block_h in (few if on_nvidia else ()) + SEQUENCE_BLOCKS:
+    for block_b, block_h, warps in tried:
+        if warps > SEQUENCE_WARPS and not found:
+            break  # what did not fit would not with more warps
         if block_b > max(16, triton.next_power_of_2(B)):
             continue
-        # AMD's matrix instructions are 16 wide; an RNN has a single gate to fill the width with.
-        if block_h < 16 and (G == 1 or (backward and chip.keeps_in == "registers")):
+        tile = _tile(block_b, block_h, warps, H, G, dtype, is_plain, on_nvidia, backward, layers,
+                     marked)  # fmt: skip
+        if tile is None:
             continue
-        columns = block_h if backward or G == 1 else 4 * block_h
-        few_rows = block_b < 16
-        by_threads = None
-        if is_plain and block_b == 4 and layers == 1 and not marked:
-            by_threads = _tile_of_threads(block_h, H, G, dtype, backward)
-        # Eight threads side by side want 32 columns, else they meet in the banks of the rows; and
-        # two products of so few rows spill.
-        if block_b < 8 and (columns < 32 or layers > 1) and by_threads is None:
-            continue
-        # Forward little is exchanged: more than that is saved twice as many weights cost.
-        if few_rows and not is_plain and columns > 32:
-            continue
-        shares = SEQUENCE_WARPS
-        if few_rows and is_plain:
-            shares = max(shares, min(16 * 128 // (block_b * columns), length // 16))
-        longest = _longest_piece(is_plain, on_nvidia, shares, block_b, backward, G, layers)
-        if marked and on_tensor_cores:
-            longest = 64  # four words of a vector are pieces of their own, and 16 is the shortest
-        block_k = max(16, min(longest, length // shares))
-        ahead = REGISTERS_AHEAD // 2 if few_rows and is_plain else REGISTERS_AHEAD
-        registers = max(1, shares * block_b * block_k * dtype.itemsize // (4 * 128))  # of a thread
-        tile = Tile(
-            block_b, block_h, block_k, SEQUENCE_WARPS, 1,
-            ahead=max(1, ahead // registers),
-            ptx=on_nvidia, shares=shares,
-            # Four lanes read 16 bytes each of a row: a shorter piece does not come as fragments.
-            staged=not (on_nvidia and on_tensor_cores and block_k * dtype.itemsize >= 64),
-            marked=marked,
-        )  # fmt: skip
-        if marked and (block_k < 64 or H * dtype.itemsize % 16 != 0):
-            # Vectors of 16 bytes must lie at multiples of 16; words, which are staged, anywhere.
-            tile = dataclasses.replace(tile, staged=True)
         if marked and tile.staged and dtype.itemsize == 2:
             return f"in {dtype} rows with marks need an H above 128 that is a multiple of 8"
-        room = REGISTERS_KEPT
-        if layers > 1:
-            room = 0 if backward else REGISTERS_KEPT_IN_WAVEFRONT
-        if not tile.staged and kept_bytes(tile, H, G, dtype, backward) <= room * 4 * 128:
-            tile = dataclasses.replace(tile, in_registers=True)
-        tile = by_threads or tile
         needed = shared_memory(tile, H, G, dtype, backward, chip, 1 if layers == 1 else 2)
+        # Registers leave room for two programs of 4 warps, whatever the compiler uses (255 each).
+        # With few rows two on one multiprocessor would share what takes the time.
+        is_alone = block_b < 16 or warps > SEQUENCE_WARPS
+        room = chip.multiprocessors * (1 if is_alone else min(chip.programs_each(needed), 2))
+        programs = triton.cdiv(H, block_h) * triton.cdiv(B, block_b) * layers
         if needed > chip.shared_memory:
             reason = reason or (
                 f"a program needs {needed // 1024} KiB of shared memory, {chip.name} has "
                 f"{chip.shared_memory // 1024}"
             )
-            continue
-        # Registers leave room for two programs of 4 warps, whatever the compiler uses (255 each).
-        # With few rows two on one multiprocessor would share what takes the time.
-        together = 1 if few_rows else min(chip.programs_each(needed), 2)
-        programs = triton.cdiv(H, block_h) * triton.cdiv(B, block_b) * layers
-        if programs <= together * chip.multiprocessors:
+        elif programs > room:
+            reason = f"{programs} programs must run at once, {chip.name} holds {room}"
+        else:
             found.append(tile)
-            continue
-        reason = (
-            f"{programs} programs must run at once, {chip.name} holds "
-            f"{together * chip.multiprocessors}"
-        )
     if found:
         return found
     kernel = "the sequence kernel" if layers == 1 else f"the wavefront of {layers} layers"
     kernel = "the dataflow kernel" if marked else kernel
     return f"{kernel} does not fit at H {H}, B {B}, {dtype}: {reason}"
+
+
+def _tile(block_b: int, block_h: int, warps: int, H: int, G: int, dtype: torch.dtype,
+          is_plain: bool, on_nvidia: bool, backward: bool, layers: int,
+          marked: bool) -> Tile | None:  # fmt: skip
+    """So many rows × units a program; None where such a tile does not work or is not worth it."""
+    # AMD's matrix instructions are 16 wide; an RNN has a single gate to fill the width with.
+    if block_h < 16 and (G == 1 or (backward and not on_nvidia)):
+        return None
+    columns = block_h if backward or G == 1 else 4 * block_h
+    if is_plain and block_b == 4 and layers == 1 and not marked:
+        by_threads = _tile_of_threads(block_h, H, G, dtype, backward)
+        if by_threads is not None:
+            return by_threads
+    few_rows = block_b < 16
+    # Eight threads side by side want 32 columns, else they meet in the banks of the rows; and
+    # two products of so few rows spill.
+    if block_b < 8 and (columns < 32 or layers > 1):
+        return None
+    # Forward little is exchanged: more than that is saved twice as many weights cost.
+    if few_rows and not is_plain and columns > 32 and warps == SEQUENCE_WARPS:
+        return None
+    length = triton.next_power_of_2(G * H if backward else H)
+    shares = warps
+    if few_rows and is_plain:
+        shares = max(shares, min(16 * 128 // (block_b * columns), length // 16))
+    longest = _longest_piece(is_plain, on_nvidia, shares, block_b, backward, G, layers)
+    if marked and not is_plain:
+        longest = 64  # four words of a vector are pieces of their own, and 16 is the shortest
+    block_k = max(16, min(longest, length // shares))
+    ahead = REGISTERS_AHEAD // 2 if few_rows and is_plain else REGISTERS_AHEAD
+    threads = 32 * warps
+    registers = max(1, shares * block_b * block_k * dtype.itemsize // (4 * threads))
+    # Four lanes read 16 bytes each of a row: a shorter piece does not come as fragments.
+    staged = is_plain or not on_nvidia or block_k * dtype.itemsize < 64
+    if marked and (block_k < 64 or H * dtype.itemsize % 16 != 0):
+        # Vectors of 16 bytes must lie at multiples of 16; words, which are staged, anywhere.
+        staged = True
+    tile = Tile(
+        block_b, block_h, block_k, warps, 1, ahead=max(1, ahead // registers), ptx=on_nvidia,
+        shares=shares, staged=staged, marked=marked,
+    )  # fmt: skip
+    kept = kept_bytes(tile, H, G, dtype, backward)
+    in_registers, with_four = (
+        0 if staged else _sets_in_registers(kept, number, layers, backward)
+        for number in (warps, SEQUENCE_WARPS)
+    )
+    if warps > SEQUENCE_WARPS and in_registers <= with_four:
+        return None
+    return dataclasses.replace(tile, in_registers=in_registers)
+
+
+def _sets_in_registers(kept: int, warps: int, layers: int, backward: bool) -> int:
+    """How many sets of a program's weights, `kept` bytes each, tensor cores take from registers."""
+    registers = kept / (4 * 32 * warps)  # of a thread
+    if layers == 1:
+        return int(registers <= REGISTERS_KEPT)
+    if warps > SEQUENCE_WARPS:
+        return 2 if registers <= REGISTERS_KEPT_IN_WAVEFRONT else 0
+    return int(not backward and registers <= REGISTERS_KEPT_IN_WAVEFRONT)
 
 
 def _tile_of_threads(block_h: int, H: int, G: int, dtype: torch.dtype,
@@ -260,7 +288,7 @@ def _tile_of_threads(block_h: int, H: int, G: int, dtype: torch.dtype,
     columns = block_h if backward or G == 1 else 4 * block_h
     shares = 4 * 128 // columns  # four rows and four columns a thread
     tile = Tile(4, block_h, QUAD, SEQUENCE_WARPS, 1, ahead=QUADS_AHEAD, ptx=True, shares=shares,
-                staged=False, in_registers=True)  # fmt: skip
+                staged=False, in_registers=1)  # fmt: skip
     fits = kept_bytes(tile, H, G, dtype, backward) <= REGISTERS_OF_THREADS * 4 * 128
     return tile if fits and H % QUAD == 0 else None  # vectors lie at multiples of 16 bytes
 

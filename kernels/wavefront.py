@@ -104,11 +104,11 @@ def wavefront_forward_kernel(
     WORDS: tl.constexpr = 4 if MARKED and PTX and not STAGED else 1
     w = kept_weights(
         weight_ptr + layer * (G * H * H), slice, False, H, G, BLOCK_H, BLOCK_K, SHARES,
-        UPCAST, COMPUTE, STAGED, WORDS, IN_REGISTERS,
+        UPCAST, COMPUTE, STAGED, WORDS, IN_REGISTERS > 0,
     )  # fmt: skip
     w_ih = kept_weights(
         weight_ih_ptr + below * (G * H * H), slice, False, H, G, BLOCK_H, BLOCK_K, SHARES,
-        UPCAST, COMPUTE, STAGED, WORDS, False,
+        UPCAST, COMPUTE, STAGED, WORDS, IN_REGISTERS > 1,
     )  # fmt: skip
     b0, b1, b2, b3 = load_biases(bias_ptr + layer * (G * H), units, G, H, COMPUTE)
     i0, i1, i2, i3 = load_biases(bias_ih_ptr + below * (G * H), units, G, H, COMPUTE)
@@ -202,12 +202,12 @@ def wavefront_backward_kernel(
     WORDS: tl.constexpr = 4 if MARKED and PTX and not STAGED else 1
     w = kept_weights(
         weight_ptr + layer * (G * H * H), slice, True, H, G, BLOCK_H, BLOCK_K, SHARES,
-        UPCAST, COMPUTE, STAGED, WORDS, IN_REGISTERS,
+        UPCAST, COMPUTE, STAGED, WORDS, IN_REGISTERS > 0,
     )  # fmt: skip
     # weight_ih holds those of the second layer on: its entry l leads from layer l to layer l + 1
     w_ih = kept_weights(
         weight_ih_ptr + (tl.maximum(above, 1) - 1) * (G * H * H), slice, True, H, G,
-        BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED, WORDS, False,
+        BLOCK_H, BLOCK_K, SHARES, UPCAST, COMPUTE, STAGED, WORDS, IN_REGISTERS > 1,
     )  # fmt: skip
 
     last = tl.cast(T - 1, tl.int64) * B

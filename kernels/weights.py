@@ -145,8 +145,8 @@ def weights_in_registers(weight_ptr, slice, BACKWARD: tl.constexpr, H: tl.conste
     second operand: four lanes along K, eight columns, a warp for each share. Forward memory runs
     along K and a lane loads a vector of it; backward it runs along the columns.
     """
-    tl.static_assert(SHARES == 4)
     COLUMNS: tl.constexpr = BLOCK_H * P
+    THREADS: tl.constexpr = 32 * SHARES
     PAIR: tl.constexpr = elements(weight_ptr, 4)
     VECTOR: tl.constexpr = elements(weight_ptr, 16)
     BLOCKS: tl.constexpr = BLOCK_K // (4 * VECTOR)
@@ -154,10 +154,10 @@ def weights_in_registers(weight_ptr, slice, BACKWARD: tl.constexpr, H: tl.conste
     # Of two dimensions, else Triton loads weights that are meant for shared memory in vectors, too.
     at = tl.arange(0, SHARES * COLUMNS * BLOCK_K)[None, :]
     lane = at // FIRST % 4
-    column = at // (4 * FIRST) % 8 + at // (32 * BLOCK_K) * 8
+    column = at // (4 * FIRST) % 8 + at // (8 * SHARES * BLOCK_K) * 8
     share = at // (32 * FIRST) % SHARES
-    vector = at // 128 % VECTOR if BACKWARD else at % VECTOR
-    block = at // (128 * VECTOR) % BLOCKS
+    vector = at // THREADS % VECTOR if BACKWARD else at % VECTOR
+    block = at // (THREADS * VECTOR) % BLOCKS
     tiles = ()
     for piece in tl.static_range(PIECES):
         k = (piece * SHARES + share) * BLOCK_K + block * 4 * VECTOR + lane * VECTOR + vector

@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from kernels.cells import GATES
 from kernels.chips import CHIPS
 from kernels.tiling import tiles_that_fit
 from kernels.variants import PRECISIONS as COMPILED
@@ -90,6 +91,27 @@ def test_rows_with_marks_in_every_cell_and_precision(precision, cell):
     hold(asked, *emulate(asked))
 
 
+def fitting(asked):
+    """The tiles that `emulate.py` has to choose from, forward and backward."""
+    dtype, products = COMPILED[asked["precision"]]
+    layers = asked["L"] if asked["kernels"].endswith("wavefront") else 1
+    marked = asked["kernels"] in ("dataflow", "marked_wavefront")
+    return tiles_that_fit(
+        asked["B"], asked["H"], GATES[asked["cell"]], dtype, products, CHIPS[asked["chip"]], layers,
+        marked,
+    )  # fmt: skip
+
+
+def hold_with_tiles(asked, numbers):
+    (found,) = emulate(asked | {"tiles": numbers})
+    hold(asked, found)
+    for launch, tiles, number in zip(found["launches"], fitting(asked), numbers, strict=True):
+        tile = tiles[number]
+        slices, groups = asked["H"] // tile.block_h, -(-asked["B"] // tile.block_b)
+        assert launch["grid"][:2] == [slices, groups]
+        assert launch["warps"] == tile.num_warps
+
+
 @pytest.mark.parametrize(
     ("kernels", "precision", "number"),
     [
@@ -103,20 +125,34 @@ def test_rows_with_marks_in_every_cell_and_precision(precision, cell):
 )  # fmt: skip
 def test_other_tiles_that_fit(kernels, precision, number):
     """What `bench kernels --tiles` times: the number-th of them, or the last one."""
-    sizes = {"T": 2, "B": 32, "H": 256 if kernels == "dataflow" else 64, "L": 2}
-    asked = job(kernels, "lstm", precision, **sizes)
-    dtype, products = COMPILED[precision]
-    layers = 2 if kernels == "wavefront" else 1
-    both = tiles_that_fit(
-        32, sizes["H"], 4, dtype, products, CHIPS["sm_90"], layers, kernels == "dataflow"
-    )
-    numbers = [min(number, len(tiles) - 1) for tiles in both]
-    (found,) = emulate(asked | {"tiles": numbers})
-    hold(asked, found)
-    for launch, tiles, taken in zip(found["launches"], both, numbers, strict=True):
-        tile = tiles[taken]
-        assert launch["grid"][:2] == [sizes["H"] // tile.block_h, 32 // tile.block_b]
-        assert launch["warps"] == tile.num_warps
+    asked = job(kernels, "lstm", precision, B=32, H=256 if kernels == "dataflow" else 64, L=2)
+    hold_with_tiles(asked, [min(number, len(tiles) - 1) for tiles in fitting(asked)])
+
+
+@pytest.mark.parametrize(
+    ("kernels", "cell", "precision", "H"),
+    [
+        left_out_unless(precision == "bfloat16" or cell == "gru", kernels, cell, precision, H)
+        for kernels, cell, precision, H in (
+            ("sequence", "lstm", "bfloat16", 768), ("sequence", "lstm", "tf32", 256),
+            ("dataflow", "lstm", "bfloat16", 768), ("dataflow", "lstm", "tf32", 256),
+            ("wavefront", "lstm", "bfloat16", 256), ("wavefront", "lstm", "tf32", 256),
+            ("marked_wavefront", "gru", "tf32", 256), ("marked_wavefront", "rnn_tanh", "tf32", 512),
+        )
+    ],
+)  # fmt: skip
+def test_twice_the_warps(kernels, cell, precision, H):
+    """Where only then all weights lie in registers: nothing of a set passes through a product."""
+    asked = job(kernels, cell, precision, B=8, H=H, L=2)
+    numbers = [
+        next((number for number, tile in enumerate(tiles) if tile.num_warps == 8), 0)
+        for tiles in fitting(asked)
+    ]
+    assert any(numbers)
+    for tiles, number in zip(fitting(asked), numbers, strict=True):
+        sets = 2 if kernels.endswith("wavefront") else 1
+        assert number == 0 or tiles[number].in_registers == sets
+    hold_with_tiles(asked, numbers)
 
 
 SHORT_ROWS = {"lstm": {"T": 3, "B": 5, "H": 42}, "gru": {"chip": "sm_80", "T": 3, "B": 17, "H": 96}}

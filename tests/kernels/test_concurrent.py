@@ -64,9 +64,7 @@ def test_sequence(cell, make_case, check, poisoned):
 def threads_alone(monkeypatch, G):
     """Tiles of plain multiply-adds by threads, which an H100 has in IEEE float32."""
     tiles = tuple(
-        tiling.Tile(
-            4, 16, tiling.QUAD, 4, 1, shares=512 // columns, staged=False, in_registers=True
-        )
+        tiling.Tile(4, 16, tiling.QUAD, 4, 1, shares=512 // columns, staged=False, in_registers=1)
         for columns in (16 if G == 1 else 64, 16)
     )
     monkeypatch.setattr(tiling, "sequence_tiles", lambda *arguments, **options: tiles)

@@ -32,7 +32,7 @@ def test_plain_arithmetic_is_what_bounds_ieee_float32():
     assert ieee["product"] > tf32["product"]
     # Threads that keep their weights have the arithmetic alone to do, not half of it.
     staged = Tile(4, 16, 32, 4, 1, shares=8)
-    threads = replace(staged, block_k=4, staged=False, in_registers=True)
+    threads = replace(staged, block_k=4, staged=False, in_registers=1)
     by_dot, alone = (
         microseconds_a_step(tile, 256, 4, torch.float32, "ieee", False)["product"]
         for tile in (staged, threads)

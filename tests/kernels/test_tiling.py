@@ -149,7 +149,7 @@ def test_plain_multiply_adds_are_left_to_threads_where_their_registers_suffice()
     for cell, H in (("lstm", 256), ("gru", 256), ("rnn_tanh", 512), ("lstm", 48), ("gru", 36)):
         G = GATES[cell]
         for backward, tile in enumerate(sequence_tiles(32, H, G, **sizes)):
-            assert (tile.block_b, tile.block_k, tile.in_registers) == (4, tiling.QUAD, True)
+            assert (tile.block_b, tile.block_k, tile.in_registers) == (4, tiling.QUAD, 1)
             columns = tiling.columns_of(tile, G, bool(backward))
             assert tile.shares * columns // 4 == 32 * tile.num_warps
             kept = tiling.kept_bytes(tile, H, G, torch.float32, bool(backward))
@@ -172,7 +172,7 @@ def test_a_program_in_registers_needs_shared_memory_for_its_sums_alone():
     forward, _ = sequence_tiles(32, 256, 4, torch.float32, "tf32", chip)
     of_sums = 4 * forward.block_b * 4 * forward.block_h * 4  # warps, rows, columns, bytes
     needed = shared_memory(forward, 256, 4, torch.float32, False, chip)
-    elsewhere = dataclasses.replace(forward, in_registers=False)
+    elsewhere = dataclasses.replace(forward, in_registers=0)
     assert needed == of_sums
     weights = shared_memory(elsewhere, 256, 4, torch.float32, False, chip) - needed
     assert weights == 256 * 4 * forward.block_h * 4
