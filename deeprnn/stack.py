@@ -16,6 +16,8 @@ from deeprnn.support import Request, Support
 
 INITIALIZATIONS = ("uniform", "normal")
 
+TileChoices = dict[str, Callable[[], AbstractContextManager[None]]]
+
 
 class DeepRNN(nn.Module):
     """A stack of recurrent layers that can stand wherever ``torch.nn.RNN/GRU/LSTM`` stood.
@@ -246,9 +248,7 @@ class DeepRNN(nn.Module):
         return {}
 
     @classmethod
-    def tile_choices(
-        cls, request: Request
-    ) -> dict[str, Callable[[], AbstractContextManager[None]]]:
+    def tile_choices(cls, request: Request) -> TileChoices:
         """Ways to divide the work of its kernels, by name: what is used first, then what fits, too.
 
         A name begins with a direction, ``"backward 8x16"`` say. Within the context that its value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import ClassVar
 
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 
 from deeprnn.cells import GATES, State
 from deeprnn.precision import get_matmul_precision
-from deeprnn.stack import DeepRNN
+from deeprnn.stack import DeepRNN, TileChoices
 from deeprnn.support import Request, Requirement
 from kernels.chips import INTERPRETED, chip_of
 from kernels.function import why_no_sequence
@@ -81,9 +80,7 @@ def predicted_steps(request: Request, *, marked: bool) -> dict[str, float]:
     return {direction: figures["step"] for direction, figures in parts.items()}
 
 
-def choices_of_tiles(
-    request: Request, *, marked: bool, layers: int = 1
-) -> dict[str, Callable[[], AbstractContextManager[None]]]:
+def choices_of_tiles(request: Request, *, marked: bool, layers: int = 1) -> TileChoices:
     """``DeepRNN.tile_choices`` of a kernel that keeps its weights on the chip."""
     fitting = tiles_that_fit(
         request.batch_size,

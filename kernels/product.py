@@ -197,7 +197,13 @@ def products(pointer, weights, group, B, waits, K: tl.constexpr, BLOCK_B: tl.con
              PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
              AHEAD: tl.constexpr, PTX: tl.constexpr, STAGED: tl.constexpr,
              LOOK: tl.constexpr, PAUSE: tl.constexpr):  # fmt: skip
-    """The product by `tl.dot`, before the shares are added up: (SHARES, BLOCK_B, COLUMNS)."""
+    """The product by `tl.dot`, before the shares are added up: (SHARES, BLOCK_B, COLUMNS).
+
+    A tensor-core instruction takes 16 of its first operand and 8 of its second. So eight rows are
+    the second one, ACROSS, where there are 16 columns: as the first they would be half of it, and
+    cost twice as many. What a lane has loaded of either is the same: four lanes lie along K and
+    eight along the other dimension, in both operands.
+    """
     WORDS: tl.constexpr = 4 if LOOK and not STAGED else 1
     TURNS: tl.constexpr = 1 if PRECISION == "ieee" and elements(pointer, 4) == 1 else 4
     DEPTH: tl.constexpr = SHARES * BLOCK_K
@@ -209,7 +215,9 @@ def products(pointer, weights, group, B, waits, K: tl.constexpr, BLOCK_B: tl.con
             UPCAST, COMPUTE, STAGED,
         )  # fmt: skip
         pieces = pieces + (piece,)  # noqa: RUF005
-    a0 = tl.zeros((SHARES, BLOCK_B, COLUMNS), dtype=COMPUTE)
+    ACROSS: tl.constexpr = BLOCK_B == 8 and COLUMNS >= 16 and not STAGED
+    OUT: tl.constexpr = COLUMNS if ACROSS else BLOCK_B
+    a0 = tl.zeros((SHARES, OUT, BLOCK_B if ACROSS else COLUMNS), dtype=COMPUTE)
     a1 = a0
     a2 = a0
     a3 = a0
@@ -228,17 +236,23 @@ def products(pointer, weights, group, B, waits, K: tl.constexpr, BLOCK_B: tl.con
                 UPCAST, COMPUTE, STAGED,
             )  # fmt: skip
             pieces = pieces + (piece,)  # noqa: RUF005
-        w = weights[part]
+        first = whole
+        second = weights[part]
+        if ACROSS:
+            first = tl.permute(weights[part], (0, 2, 1))
+            second = tl.permute(whole, (0, 2, 1))
         if part % TURNS == 0:
-            a0 = tl.dot(whole, w, a0, input_precision=PRECISION, out_dtype=COMPUTE)
+            a0 = tl.dot(first, second, a0, input_precision=PRECISION, out_dtype=COMPUTE)
         elif part % TURNS == 1:
-            a1 = tl.dot(whole, w, a1, input_precision=PRECISION, out_dtype=COMPUTE)
+            a1 = tl.dot(first, second, a1, input_precision=PRECISION, out_dtype=COMPUTE)
         elif part % TURNS == 2:
-            a2 = tl.dot(whole, w, a2, input_precision=PRECISION, out_dtype=COMPUTE)
+            a2 = tl.dot(first, second, a2, input_precision=PRECISION, out_dtype=COMPUTE)
         else:
-            a3 = tl.dot(whole, w, a3, input_precision=PRECISION, out_dtype=COMPUTE)
+            a3 = tl.dot(first, second, a3, input_precision=PRECISION, out_dtype=COMPUTE)
     if TURNS == 4:
         a0 = (a0 + a1) + (a2 + a3)
+    if ACROSS:
+        a0 = tl.permute(a0, (0, 2, 1))
     return a0
 
 

@@ -8,7 +8,8 @@ overlap and goes to `kernels/sequence.py`.) Weight and bias gradients are one
 product a layer and weight over all T·B rows after it.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -94,9 +95,25 @@ def why_no_wavefront(cell: str, B: int, H: int, L: int, dtype: torch.dtype, inpu
 
 def takes_marks(cell: str, B: int, H: int, L: int, dtype: torch.dtype, input_precision: str,
                 device: torch.device) -> bool:  # fmt: skip
-    """Whether `wavefront_stack` can run with marked rows there, which is how it is to be run."""
+    """Whether `wavefront_stack` can run with marked rows there, which is how it is to be run.
+
+    Within `counting` it cannot.
+    """
     layers = (cell, B, H, L, dtype, input_precision, device)
-    return why_no_wavefront(*layers, marked=True) is None
+    return not _COUNTING and why_no_wavefront(*layers, marked=True) is None
+
+
+_COUNTING: list[bool] = []
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[None]:
+    """Within the block stacks count arrivals, also where rows could be marked, to be compared."""
+    _COUNTING.append(True)
+    try:
+        yield
+    finally:
+        _COUNTING.pop()
 
 
 def _of_layer(parameters: Sequence[Tensor], layer: int) -> Sequence[Tensor]:

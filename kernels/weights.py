@@ -142,8 +142,9 @@ def weights_in_registers(weight_ptr, slice, BACKWARD: tl.constexpr, H: tl.conste
 
     An operand that changes hands Triton puts into shared memory, and reads it again in every step.
     One that does not stays where it is. So the tiles are loaded as the instructions want their
-    second operand: four lanes along K, eight columns, a warp for each share. Forward memory runs
-    along K and a lane loads a vector of it; backward it runs along the columns.
+    second operand, or two of them side by side their first: four lanes along K, eight columns, a
+    warp for each share. Forward memory runs along K and a lane loads a vector of it; backward it
+    runs along the columns.
     """
     COLUMNS: tl.constexpr = BLOCK_H * P
     THREADS: tl.constexpr = 32 * SHARES

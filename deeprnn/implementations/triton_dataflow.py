@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-
+from deeprnn.stack import TileChoices
 from deeprnn.support import Request, Support, device_present
 from deeprnn.triton_runtime import (
     INTERPRETED_ON,
@@ -43,7 +41,5 @@ class TritonDataflow(LayerByLayer):
         return predicted_steps(request, marked=True)
 
     @classmethod
-    def tile_choices(
-        cls, request: Request
-    ) -> dict[str, Callable[[], AbstractContextManager[None]]]:
+    def tile_choices(cls, request: Request) -> TileChoices:
         return choices_of_tiles(request, marked=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-
+from deeprnn.stack import TileChoices
 from deeprnn.support import Request, Support, device_present
 from deeprnn.triton_runtime import (
     INTERPRETED_ON,
@@ -42,7 +40,5 @@ class TritonSequence(LayerByLayer):
         return predicted_steps(request, marked=False)
 
     @classmethod
-    def tile_choices(
-        cls, request: Request
-    ) -> dict[str, Callable[[], AbstractContextManager[None]]]:
+    def tile_choices(cls, request: Request) -> TileChoices:
         return choices_of_tiles(request, marked=False)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import groupby
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deeprnn.cells import State
 from deeprnn.precision import get_matmul_precision
-from deeprnn.stack import DeepRNN
+from deeprnn.stack import DeepRNN, TileChoices
 from deeprnn.support import Request, Support, device_present
 from deeprnn.triton_runtime import (
     INTERPRETED_ON,
@@ -22,7 +22,7 @@ from deeprnn.triton_runtime import (
     gates_and_bias,
     loops_in_the_interpreter,
 )
-from kernels.stack import takes_marks, wavefront_stack, why_no_wavefront
+from kernels.stack import counting, takes_marks, wavefront_stack, why_no_wavefront
 
 
 def neighbours(recurrent: tuple[bool, ...]) -> list[tuple[bool, list[int]]]:
@@ -58,6 +58,19 @@ def room_for_all_layers(request: Request) -> str | None:
     return None if takes_marks(*layers) else why_no_wavefront(*layers)
 
 
+def _counted(
+    take: Callable[[], AbstractContextManager[None]],
+) -> Callable[[], AbstractContextManager[None]]:
+    """A tile of stacks that count arrivals."""
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with counting(), take():
+            yield
+
+    return both
+
+
 class TritonWavefront(DeepRNN):
     """The first layer's input product, then one kernel for all layers and all of time, each way.
 
@@ -79,14 +92,17 @@ class TritonWavefront(DeepRNN):
     has_gradient_by_hand = True
 
     @classmethod
-    def tile_choices(
-        cls, request: Request
-    ) -> dict[str, Callable[[], AbstractContextManager[None]]]:
+    def tile_choices(cls, request: Request) -> TileChoices:
         layers = longest_run(request)
         size = (request.cell, request.batch_size, request.hidden_size, layers)
         kind = (getattr(torch, request.dtype), request.matmul_precision)
-        marked = takes_marks(*size, *kind, torch.device(request.device))
-        return choices_of_tiles(request, marked=marked, layers=layers) if layers > 1 else {}
+        if layers < 2:
+            return {}
+        counted = choices_of_tiles(request, marked=False, layers=layers)
+        if not takes_marks(*size, *kind, torch.device(request.device)):
+            return counted
+        found = choices_of_tiles(request, marked=True, layers=layers)
+        return found | {f"{name}, counters": _counted(take) for name, take in counted.items()}
 
     def stack(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         finals: list[State] = []

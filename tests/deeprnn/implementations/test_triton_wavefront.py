@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.verification import verify
-from deeprnn import implementations
+from deeprnn import implementations, triton_runtime
 from deeprnn.cells import CELLS
 from deeprnn.implementations import triton_wavefront
 from deeprnn.implementations.triton_wavefront import (
@@ -18,6 +18,8 @@ from deeprnn.implementations.triton_wavefront import (
 )
 from deeprnn.support import Request
 from deeprnn.triton_runtime import a_way_to_run_triton, loops_in_the_interpreter
+from kernels import chips, wavefront
+from kernels.stack import takes_marks
 
 TWO = Request(cell="rnn_tanh", hidden_size=16, input_size=5, num_layers=2, batch_size=2)
 
@@ -48,6 +50,28 @@ def test_it_takes_two_neighbours(changes, refused):
 def test_the_reason_of_the_chip_is_passed_on(monkeypatch):
     monkeypatch.setattr("kernels.tiling.sequence_tiles", lambda *arguments, **options: "too wide")
     assert "too wide" in room_for_all_layers(TWO)
+
+
+def test_its_tiles_are_also_to_be_had_with_counters(monkeypatch):
+    """Of two layers that rows with marks are for on an H100."""
+    monkeypatch.setattr(chips, "chip_of", lambda device: chips.CHIPS["sm_90"])
+    monkeypatch.setattr(triton_runtime, "chip_of", chips.chip_of)
+    request = Request(cell="lstm", hidden_size=256, num_layers=2, matmul_precision="tf32")
+    found = TritonWavefront.tile_choices(request)
+    assert next(iter(found)) == "forward 16x8"
+    assert {"backward 8x16", "backward 8x16, 8 warps", "backward 8x16, counters"} <= set(found)
+    layers = ("lstm", 32, 256, 2, torch.float32, "tf32", torch.device("cpu"))
+    usual = wavefront.tiles(32, 256, 2, "lstm", *layers[4:], marked=True)
+    with found["backward 8x16, 8 warps, counters"]():
+        assert not takes_marks(*layers)
+        taken = wavefront.tiles(32, 256, 2, "lstm", *layers[4:], marked=False)
+        assert (taken[0].num_warps, taken[1].num_warps) == (4, 8)
+    assert takes_marks(*layers)
+    assert wavefront.tiles(32, 256, 2, "lstm", *layers[4:], marked=True) == usual
+    ieee = TritonWavefront.tile_choices(replace(request, matmul_precision="ieee"))
+    assert ieee
+    assert not any("counters" in name for name in ieee)  # there is nothing else
+    assert TritonWavefront.tile_choices(replace(request, num_layers=1)) == {}
 
 
 def test_it_does_not_train_in_an_interpreter():
