@@ -89,6 +89,7 @@ class Compiled:
     step_barriers: int
     in_flight: int
     expected_in_flight: int
+    step_shuffles: int
     broken: str
 
 
@@ -121,7 +122,7 @@ def compile_variant(variant: Variant) -> Compiled:
         in_loop = machine_code.read_step(built.asm["cubin"])
         in_flight = expected_in_flight(options, dtype)
     else:
-        in_loop, in_flight = machine_code.Step(0, 0, 0), 0
+        in_loop, in_flight = machine_code.Step(0, 0, 0, 0), 0
     tile, programs = "", 0  # a barrier knows no tile
     if "BLOCK_H" in options:
         tile = f"{options['BLOCK_B']}x{options['BLOCK_H']}x{options['BLOCK_K']}"
@@ -135,7 +136,8 @@ def compile_variant(variant: Variant) -> Compiled:
         instruction=instruction, expected_shared=expected_shared(variant),
         staged=variant.tile is not None and variant.tile.staged,
         step_instructions=in_loop.instructions, step_barriers=in_loop.barriers,
-        in_flight=in_loop.in_flight, expected_in_flight=in_flight, broken="",
+        in_flight=in_loop.in_flight, expected_in_flight=in_flight,
+        step_shuffles=in_loop.shuffles, broken="",
     )  # fmt: skip
     return dataclasses.replace(compiled, broken="; ".join(broken_bounds(compiled)))
 
@@ -193,6 +195,8 @@ def broken_bounds(compiled: Compiled) -> Iterator[str]:
     )
     if wanted and not compiled.instruction:
         yield "no tensor-core instruction"
+    if wanted and compiled.step_shuffles and not compiled.staged:
+        yield f"{compiled.step_shuffles} shuffles a step, of what should come as it is needed"
     if not wanted and compiled.instruction and compiled.target != "gfx942":
         # AMD's matrix units do compute IEEE float32, so there it is no sign of lost precision
         yield f"{compiled.instruction} where IEEE float32 was asked for"
@@ -257,9 +261,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(
             "| kernel | cell | H | precision | target | tile B×H×K | programs | warps "
             "| registers | spilled B | shared KiB | instruction | room KiB | staged "
-            "| step instructions | barriers | in flight | asked for | broken |"
+            "| step instructions | barriers | in flight | asked for | shuffles | broken |"
         )
-        print("|---" * 19 + "|")
+        print("|---" * 20 + "|")
     failed = False
     for variant in variants(
         asked.kernel or KERNELS, asked.cell or PUBLISHED, asked.precision or PRECISIONS,

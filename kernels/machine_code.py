@@ -1,12 +1,13 @@
 """What one time step is in machine code: counted in the loop of a kernel that was compiled.
 
-Registers and spills do not tell whether a step is a short chain. Three counts do, for the kernels
+Registers and spills do not tell whether a step is a short chain. Four counts do, for the kernels
 that loop over time:
 
     instructions  of a warp in one step, everything in the loop once
     barriers      among the warps of a program; at each, the fastest waits for the slowest
     in flight     loads of exchanged rows that a warp has asked for before it waits for one of them:
                   few, and the latency of L2 is paid again and again
+    shuffles      in which lanes of a warp hand over what others of them need
 
 Read from `cuobjdump -sass`, which Triton ships beside its ptxas.
 """
@@ -29,6 +30,7 @@ class Step:
     instructions: int
     barriers: int
     in_flight: int
+    shuffles: int
 
 
 def read_step(cubin: bytes) -> Step:
@@ -83,4 +85,7 @@ def count(loop: list[str]) -> Step:
             words = next((n // 32 for n in (128, 64) if f".{n}." in opcode), 1)
             in_flight = [*in_flight, set(range(first, first + words))]
             most = max(most, len(in_flight))
-    return Step(len(opcodes), sum(opcode.startswith("BAR.") for opcode in opcodes), most)
+    barriers, shuffles = (
+        sum(opcode.startswith(kind) for opcode in opcodes) for kind in ("BAR.", "SHFL")
+    )
+    return Step(len(opcodes), barriers, most, shuffles)

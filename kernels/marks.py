@@ -141,7 +141,12 @@ def elements_of(words, ELEMENT: tl.constexpr):
     else:
         low = (words & 0xFFFF).to(tl.uint16).to(ELEMENT, bitcast=True)
         high = (words >> 16).to(tl.uint16).to(ELEMENT, bitcast=True)
-        return tl.join(low, high)
+        halves = tl.join(low, high)
+        # Nothing, but up to 3.7 Triton looks back from a product's operand for a join, and where it
+        # finds one takes elements for half as wide: they would change lanes, 64 shuffles a step.
+        return tl.inline_asm_elementwise(
+            "", "=r,0", [halves], halves.dtype, is_pure=False, pack=2
+        )  # fmt: skip
 
 
 @triton.jit

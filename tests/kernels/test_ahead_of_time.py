@@ -64,7 +64,7 @@ def test_published_sizes_compile_within_bounds(cell, precision, target):
 
 
 GOOD = Compiled("sequence_forward", "lstm", 256, "tf32", "sm_90", "16x8x64", 64, 4, 85, 0, 49152,
-                "mma.sync", 65536, False, 309, 2, 8, 8, "")  # fmt: skip
+                "mma.sync", 65536, False, 309, 2, 8, 8, 0, "")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,8 @@ GOOD = Compiled("sequence_forward", "lstm", 256, "tf32", "sm_90", "16x8x64", 64,
         ({"step_barriers": 10, "staged": True}, ""),
         ({"step_barriers": 11, "staged": True}, "11 barriers a step, 10 at most"),
         ({"in_flight": 5}, "5 loads in flight, 8 asked for"),
+        ({"step_shuffles": 64}, "64 shuffles a step, of what should come as it is needed"),
+        ({"step_shuffles": 64, "staged": True}, ""),
     ],
     ids=[
         "good",
@@ -92,6 +94,8 @@ GOOD = Compiled("sequence_forward", "lstm", 256, "tf32", "sm_90", "16x8x64", 64,
         "staged",
         "staged-barriers",
         "loads-one-after-the-other",
+        "shuffles",
+        "staged-shuffles",
     ],
 )
 def test_a_broken_bound_is_said(changed, message):

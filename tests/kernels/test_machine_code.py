@@ -37,7 +37,7 @@ def test_what_stands_behind_the_end_is_no_loop():
 
 
 def test_what_is_counted():
-    assert count(longest_loop(LISTING)) == Step(instructions=10, barriers=2, in_flight=3)
+    assert count(longest_loop(LISTING)) == Step(10, barriers=2, in_flight=3, shuffles=0)
 
 
 def test_a_load_is_in_flight_until_one_of_its_registers_is_named():
@@ -52,9 +52,14 @@ def test_a_load_is_in_flight_until_one_of_its_registers_is_named():
         "FFMA R20, R15, R21, R20 ",
         "BRA 0x10 ",
     ]
-    assert count(loop) == Step(instructions=8, barriers=0, in_flight=3)
+    assert count(loop) == Step(8, barriers=0, in_flight=3, shuffles=0)
     loop[2] = "FFMA R20, R7, R21, R22 "  # the last word of the first
     assert count(loop).in_flight == 2
+
+
+def test_shuffles_are_counted():
+    loop = ["SHFL.IDX PT, R4, R4, R5, 0x1f ", "@!P0 SHFL.BFLY PT, R6, R4, 0x1, 0x1f ", "BRA 0x10 "]
+    assert count(loop).shuffles == 2
 
 
 def test_straight_code_has_no_step():
