@@ -39,7 +39,7 @@ def test_published_sizes(asked):
             # IEEE float32 two layers do not fit with 32 columns a program, and rows meet in pairs.)
             least = launch["shared_cycles_without_conflicts"]
             # (With weights in registers little is left: in Triton 3.6 a GRU's gates meet in pairs.)
-            allowed = 1.7 if asked["precision"] == "ieee" else 1.2
+            allowed = 1.75 if asked["precision"] == "ieee" else 1.2
             assert launch["shared_cycles"] <= allowed * least, launch
             # Nor for memory: 32 lanes that want a line each take 32 cycles to be looked up.
             assert launch["lines"] <= 10 * launch["requests"], launch
