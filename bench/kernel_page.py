@@ -122,14 +122,16 @@ def _part(title: str, rows: pd.DataFrame, layer: pd.DataFrame) -> list[str]:
 
 
 def _tiles(timed: pd.DataFrame) -> list[str]:
-    """Kernels with each tile that fits, the usual one and the fastest of them said to be so."""
+    """Kernels with each tile that fits: the usual one first, the fastest in bold."""
     if timed.empty:
         return []
     head = ["kernel", "direction", "rows x units of a program", "µs a step", "× the usual"]
     lines = [
-        "Other tiles, what lies inside of a kernel, of `triton_wavefront` the stack, in a graph;"
+        "Each tile that fits, the usual one first, the fastest in bold: of the recurrence, or",
+        "where a kernel has none by itself of the stack, in a graph. A tile of the backward pass",
+        "is timed forward + backward.",
+        "",
     ]
-    lines += ["a tile of the backward pass forward + backward. The usual one comes first:", ""]
     lines += [line(head), "|---" * len(head) + "|"]
     for (kernel, _), rows in timed.groupby(["kernel", "mode"], sort=False):
         figures = [Figure.in_row(row) for row in rows.to_dict("records")]

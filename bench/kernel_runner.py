@@ -1,10 +1,9 @@
 """The parent of ``bench kernels``: it hands out rows, and outlives whatever they do.
 
-First every kernel is compiled, by several children beside each other: one after the other their
-compilers would take as long as all the timing. Then a single child times row after row with the
-machine to itself. A row that hangs or crashes costs itself alone. Its child is ended with all that
-it holds on the device, and another goes on with the next row. No child is left behind, whatever
-happens.
+First every kernel is compiled, by several children beside each other: a compiler takes one
+processor for seconds. Then a single child times row after row with the machine to itself. A row
+that hangs or crashes costs itself alone. Its child is ended with all that it holds on the device,
+and another goes on with the next row. No child is left behind, whatever happens.
 """
 
 from __future__ import annotations

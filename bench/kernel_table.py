@@ -29,8 +29,8 @@ KERNELS = Table(
         "row_id": str,
         "status": str,
         "reason": str,
-        # stack | recurrence | floor | control: the first kernel's stack once more | tile: what lies
-        # inside of a kernel, divided in another way
+        # stack | recurrence | floor | control: the first kernel's stack once more | tile: a
+        # recurrence, or where a kernel has none by itself a stack, with a tile of its own
         "part": str,
         "kernel": str,  # an implementation, or a floor's name
         "backend": str,
@@ -43,7 +43,7 @@ KERNELS = Table(
         "matmul_precision": str,
         "execution": str,  # eager | cuda_graph
         "mode": str,  # forward | backward | forward_backward
-        "tile": str,  # of a part "tile": whose, and rows x units a program
+        "tile": str,  # of the part "tile": its direction, rows x units of a program, what differs
         "device": str,
         "microseconds_per_step": float,  # median: the whole part's time over T
         "microseconds_per_step_low": float,  # 95 % interval of the median

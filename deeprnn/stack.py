@@ -16,7 +16,8 @@ from deeprnn.support import Request, Support
 
 INITIALIZATIONS = ("uniform", "normal")
 
-TileChoices = dict[str, Callable[[], AbstractContextManager[None]]]
+TileChoice = Callable[[], AbstractContextManager[None]]
+TileChoices = dict[str, TileChoice]
 
 
 class DeepRNN(nn.Module):

@@ -8,13 +8,12 @@ import torch
 from torch.autograd.function import once_differentiable
 
 
-def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """A `backward` of a `torch.autograd.Function` that refuses to be differentiated itself.
+def gradient_by_hand(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """A `backward` of a `torch.autograd.Function` that refuses to be differentiated itself, and
+    under autocast computes as its forward pass did, in the types of its tensors.
 
     PyTorch's `once_differentiable` alone refuses only where the incoming gradient needs one, too.
     Of `y.sum()` it does not, and what depends on the gradient would be left out without a word.
-
-    Called under autocast it computes as its forward pass did, in the types of its tensors.
 
     Raises:
         RuntimeError: in a backward pass with `create_graph=True`.
@@ -28,10 +27,10 @@ def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
                 "this gradient is written by hand and has no second derivative; without "
                 "create_graph=True it works, and python_loop and torchscript have both"
             )
-        devices = {gradient.device.type for gradient in gradients if gradient is not None}
-        if not any(map(torch.is_autocast_enabled, devices)):
+        device = next((g.device.type for g in gradients if g is not None), "cpu")
+        if not torch.is_autocast_enabled(device):
             return once(ctx, *gradients)
-        with torch.autocast(devices.pop(), enabled=False):
+        with torch.autocast(device, enabled=False):
             return once(ctx, *gradients)
 
     return checked

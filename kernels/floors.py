@@ -3,7 +3,7 @@
     barrier    every program arrives and waits, T times; nothing else
     launch     a kernel that does nothing
     traffic    every program reads the rows that it would exchange and writes its slice; no waiting
-    apart      the same, but neighbours never read the same rows at once
+               apart: the same, but neighbours never read the same rows at once
 
 Measured beside the kernels, they tell which part of a step is worth work. Grids are those of the
 sequence kernel, so they cost what they cost there. The fourth part, the matrix product alone, is

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kernels import chips, dataflow, sequence, step, tiling
 from kernels.cells import GATES, SAVED
-from kernels.derivative import first_derivative_only
+from kernels.derivative import gradient_by_hand
 
 State = Tensor | tuple[Tensor, Tensor]
 
@@ -165,7 +165,7 @@ class _Layer(torch.autograd.Function):
         return hs[1:], *last
 
     @staticmethod
-    @first_derivative_only
+    @gradient_by_hand
     def backward(ctx: Any, grad_y: Tensor | None,
                  *grad_states: Tensor | None) -> tuple[Tensor | None, ...]:  # fmt: skip
         weight_hh, hs, cs, saved = ctx.saved_tensors

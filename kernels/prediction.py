@@ -45,7 +45,7 @@ def microseconds_a_step(tile: Tile, H: int, G: int, dtype: torch.dtype, input_pr
     With more than one of `layers`: of one link of a wavefront, of which there are T + layers − 1.
     """
     k = G * H if backward else H
-    columns = columns_of(tile, G, backward)
+    columns = columns_of(tile.block_h, G, backward)
     exchanged = tile.block_b * k * dtype.itemsize
     on_tensor_cores = uses_tensor_cores(dtype, input_precision)
     # Plain multiply-adds read both numbers from shared memory, and use each as often as a thread

@@ -186,9 +186,8 @@ def product_with_exchanged(pointer, weights, group, B, K: tl.constexpr, BLOCK_B:
             UPCAST, COMPUTE, AHEAD, PTX, STAGED, LOOK, PAUSE,
         )  # fmt: skip
     # For tensor cores a share is a warp's.
-    return add_shares(
-        sums, SHARES, BLOCK_B, COLUMNS, 4 if STAGED or BLOCK_K == QUAD else max(SHARES, 4)
-    )
+    WARPS: tl.constexpr = 4 if STAGED or BLOCK_K == QUAD else SHARES
+    return add_shares(sums, SHARES, BLOCK_B, COLUMNS, WARPS)
 
 
 @triton.jit
@@ -216,8 +215,10 @@ def products(pointer, weights, group, B, waits, K: tl.constexpr, BLOCK_B: tl.con
         )  # fmt: skip
         pieces = pieces + (piece,)  # noqa: RUF005
     ACROSS: tl.constexpr = BLOCK_B == 8 and COLUMNS >= 16 and not STAGED
-    OUT: tl.constexpr = COLUMNS if ACROSS else BLOCK_B
-    a0 = tl.zeros((SHARES, OUT, BLOCK_B if ACROSS else COLUMNS), dtype=COMPUTE)
+    if ACROSS:
+        a0 = tl.zeros((SHARES, COLUMNS, BLOCK_B), dtype=COMPUTE)
+    else:
+        a0 = tl.zeros((SHARES, BLOCK_B, COLUMNS), dtype=COMPUTE)
     a1 = a0
     a2 = a0
     a3 = a0

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kernels import chips, tiling, wavefront
 from kernels.cells import GATES, SAVED
-from kernels.derivative import first_derivative_only
+from kernels.derivative import gradient_by_hand
 from kernels.function import (
     accumulator,
     aligned,
@@ -160,7 +160,7 @@ class _Stack(torch.autograd.Function):
         return hs[-1, 1:], *last
 
     @staticmethod
-    @first_derivative_only
+    @gradient_by_hand
     def backward(
         ctx: Any, grad_y: Tensor | None, *grad_states: Tensor | None
     ) -> tuple[Tensor | None, ...]:

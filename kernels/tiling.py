@@ -135,11 +135,45 @@ def tiles_that_fit(B: int, H: int, G: int, dtype: torch.dtype, input_precision: 
         return (whole,), (whole,)
     both: list[tuple[Tile, ...]] = []
     for backward in (False, True):
-        found = _fitting(B, H, G, dtype, input_precision, chip, backward, layers, marked)
+        asked = _Pass(H, G, dtype, input_precision, chip, layers, marked, backward)
+        found = _fitting(B, asked)
         if isinstance(found, str):
             return found
         both.append(tuple(found))
     return both[0], both[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pass:
+    """One direction of a layer, or of a stack of layers, on a chip: what its tiles have to suit."""
+
+    H: int
+    G: int
+    dtype: torch.dtype
+    input_precision: str
+    chip: Chip
+    layers: int
+    marked: bool
+    backward: bool
+
+    @property
+    def on_nvidia(self) -> bool:
+        return self.chip.keeps_in == "shared memory"
+
+    @property
+    def on_tensor_cores(self) -> bool:
+        return uses_tensor_cores(self.dtype, self.input_precision)
+
+    @property
+    def is_plain(self) -> bool:
+        """Multiplied and added by threads; AMD's matrix units take IEEE float32, too."""
+        return self.on_nvidia and not self.on_tensor_cores
+
+    def columns(self, block_h: int) -> int:
+        return columns_of(block_h, self.G, self.backward)
+
+    def kept(self, tile: Tile) -> int:
+        return kept_bytes(tile, self.H, self.G, self.dtype, self.backward)
 
 
 _TAKEN: dict[bool, Tile] = {}
@@ -167,22 +201,18 @@ def taken(tiles: tuple[Tile, Tile]) -> tuple[Tile, Tile]:
     return _TAKEN.get(False, tiles[0]), _TAKEN.get(True, tiles[1])
 
 
-def _fitting(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str,
-             chip: Chip, backward: bool, layers: int,
-             marked: bool) -> list[Tile] | str:  # fmt: skip
+def _fitting(B: int, asked: _Pass) -> list[Tile] | str:
     """Shares of work a program with which the grid fits, the least first, or why there is none."""
-    if marked and chip.keeps_in == "registers":
+    H, chip, layers, dtype = asked.H, asked.chip, asked.layers, asked.dtype
+    if asked.marked and not asked.on_nvidia:
         return "rows with marks are looked at in PTX, which AMD does not have; triton_sequence runs"
-    on_nvidia = chip.keeps_in == "shared memory"
-    on_tensor_cores = uses_tensor_cores(dtype, input_precision)
-    is_plain = on_nvidia and not on_tensor_cores
-    if marked and layers > 1 and is_plain:
+    if asked.marked and layers > 1 and asked.is_plain:
         # By the reckoning it would gain nothing: the other layer's product fills the wait.
         return "in IEEE float32 a wavefront with marked rows needs more registers than there are"
-    few: tuple[tuple[int, int], ...] = FEW_ROWS_PLAIN if is_plain else FEW_ROWS
-    usual = (few if on_nvidia else ()) + SEQUENCE_BLOCKS
+    few: tuple[tuple[int, int], ...] = FEW_ROWS_PLAIN if asked.is_plain else FEW_ROWS
+    usual = (few if asked.on_nvidia else ()) + SEQUENCE_BLOCKS
     tried = [(*blocks, SEQUENCE_WARPS) for blocks in usual]
-    if on_nvidia and on_tensor_cores:
+    if asked.on_nvidia and asked.on_tensor_cores:
         tried += [(*blocks, 2 * SEQUENCE_WARPS) for blocks in TWICE_THE_WARPS]
     reason = ""
     found: list[Tile] = []
@@ -191,13 +221,13 @@ def _fitting(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str,
             break  # what did not fit would not with more warps
         if block_b > max(16, triton.next_power_of_2(B)):
             continue
-        tile = _tile(block_b, block_h, warps, H, G, dtype, is_plain, on_nvidia, backward, layers,
-                     marked)  # fmt: skip
+        tile = _tile(block_b, block_h, warps, asked)
         if tile is None:
             continue
-        if marked and tile.staged and dtype.itemsize == 2:
+        if asked.marked and tile.staged and dtype.itemsize == 2:
             return f"in {dtype} rows with marks need an H above 128 that is a multiple of 8"
-        needed = shared_memory(tile, H, G, dtype, backward, chip, 1 if layers == 1 else 2)
+        sets = 1 if layers == 1 else 2
+        needed = shared_memory(tile, H, asked.G, dtype, asked.backward, chip, sets)
         # Registers leave room for two programs of 4 warps, whatever the compiler uses (255 each).
         # With few rows two on one multiprocessor would share what takes the time.
         is_alone = block_b < 16 or warps > SEQUENCE_WARPS
@@ -215,97 +245,88 @@ def _fitting(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str,
     if found:
         return found
     kernel = "the sequence kernel" if layers == 1 else f"the wavefront of {layers} layers"
-    kernel = "the dataflow kernel" if marked else kernel
+    kernel = "the dataflow kernel" if asked.marked else kernel
     return f"{kernel} does not fit at H {H}, B {B}, {dtype}: {reason}"
 
 
-def _tile(block_b: int, block_h: int, warps: int, H: int, G: int, dtype: torch.dtype,
-          is_plain: bool, on_nvidia: bool, backward: bool, layers: int,
-          marked: bool) -> Tile | None:  # fmt: skip
+def _tile(block_b: int, block_h: int, warps: int, asked: _Pass) -> Tile | None:
     """So many rows × units a program; None where such a tile does not work or is not worth it."""
     # AMD's matrix instructions are 16 wide; an RNN has a single gate to fill the width with.
-    if block_h < 16 and (G == 1 or (backward and not on_nvidia)):
+    if block_h < 16 and (asked.G == 1 or (asked.backward and not asked.on_nvidia)):
         return None
-    columns = block_h if backward or G == 1 else 4 * block_h
-    if is_plain and block_b == 4 and layers == 1 and not marked:
-        by_threads = _tile_of_threads(block_h, H, G, dtype, backward)
+    columns = asked.columns(block_h)
+    if asked.is_plain and block_b == 4 and asked.layers == 1 and not asked.marked:
+        by_threads = _tile_of_threads(block_h, asked)
         if by_threads is not None:
             return by_threads
     few_rows = block_b < 16
     # Eight threads side by side want 32 columns, else they meet in the banks of the rows; and
     # two products of so few rows spill.
-    if block_b < 8 and (columns < 32 or layers > 1):
+    if block_b < 8 and (columns < 32 or asked.layers > 1):
         return None
     # Forward little is exchanged: more than that is saved twice as many weights cost.
-    if few_rows and not is_plain and columns > 32 and warps == SEQUENCE_WARPS:
+    if few_rows and not asked.is_plain and columns > 32 and warps == SEQUENCE_WARPS:
         return None
-    length = triton.next_power_of_2(G * H if backward else H)
-    shares = warps
-    if few_rows and is_plain:
+    length = triton.next_power_of_2(asked.G * asked.H if asked.backward else asked.H)
+    shares, ahead, itemsize = warps, REGISTERS_AHEAD, asked.dtype.itemsize
+    if few_rows and asked.is_plain:
         shares = max(shares, min(16 * 128 // (block_b * columns), length // 16))
-    longest = _longest_piece(is_plain, on_nvidia, shares, block_b, backward, G, layers)
-    if marked and not is_plain:
-        longest = 64  # four words of a vector are pieces of their own, and 16 is the shortest
-    block_k = max(16, min(longest, length // shares))
-    ahead = REGISTERS_AHEAD // 2 if few_rows and is_plain else REGISTERS_AHEAD
-    threads = 32 * warps
-    registers = max(1, shares * block_b * block_k * dtype.itemsize // (4 * threads))
+        ahead //= 2
+    block_k = max(16, min(_longest_piece(shares, block_b, asked), length // shares))
+    registers = max(1, shares * block_b * block_k * itemsize // (4 * 32 * warps))  # of a thread
     # Four lanes read 16 bytes each of a row: a shorter piece does not come as fragments.
-    staged = is_plain or not on_nvidia or block_k * dtype.itemsize < 64
-    if marked and (block_k < 64 or H * dtype.itemsize % 16 != 0):
+    staged = asked.is_plain or not asked.on_nvidia or block_k * itemsize < 64
+    if asked.marked and (block_k < 64 or asked.H * itemsize % 16 != 0):
         # Vectors of 16 bytes must lie at multiples of 16; words, which are staged, anywhere.
         staged = True
     tile = Tile(
-        block_b, block_h, block_k, warps, 1, ahead=max(1, ahead // registers), ptx=on_nvidia,
-        shares=shares, staged=staged, marked=marked,
+        block_b, block_h, block_k, warps, 1, ahead=max(1, ahead // registers),
+        ptx=asked.on_nvidia, shares=shares, staged=staged, marked=asked.marked,
     )  # fmt: skip
-    kept = kept_bytes(tile, H, G, dtype, backward)
-    in_registers, with_four = (
-        0 if staged else _sets_in_registers(kept, number, layers, backward)
-        for number in (warps, SEQUENCE_WARPS)
-    )
-    if warps > SEQUENCE_WARPS and in_registers <= with_four:
-        return None
-    return dataclasses.replace(tile, in_registers=in_registers)
+    if not staged:
+        tile = dataclasses.replace(tile, in_registers=_sets_in_registers(tile, warps, asked))
+    if warps > SEQUENCE_WARPS:
+        with_four = 0 if staged else _sets_in_registers(tile, SEQUENCE_WARPS, asked)
+        return tile if tile.in_registers > with_four else None
+    return tile
 
 
-def _sets_in_registers(kept: int, warps: int, layers: int, backward: bool) -> int:
-    """How many sets of a program's weights, `kept` bytes each, tensor cores take from registers."""
-    registers = kept / (4 * 32 * warps)  # of a thread
-    if layers == 1:
+def _sets_in_registers(tile: Tile, warps: int, asked: _Pass) -> int:
+    """How many sets of a program's weights tensor cores take from the registers of `warps`."""
+    registers = asked.kept(tile) / (4 * 32 * warps)  # of a thread, a set
+    if asked.layers == 1:
         return int(registers <= REGISTERS_KEPT)
     if warps > SEQUENCE_WARPS:
         return 2 if registers <= REGISTERS_KEPT_IN_WAVEFRONT else 0
-    return int(not backward and registers <= REGISTERS_KEPT_IN_WAVEFRONT)
+    return int(not asked.backward and registers <= REGISTERS_KEPT_IN_WAVEFRONT)
 
 
-def _tile_of_threads(block_h: int, H: int, G: int, dtype: torch.dtype,
-                     backward: bool) -> Tile | None:  # fmt: skip
+def _tile_of_threads(block_h: int, asked: _Pass) -> Tile | None:
     """The tile for plain multiply-adds by threads alone, if its weights go into their registers.
 
     Not for marked rows: to be looked at again they would have to be in registers all together.
     """
-    columns = block_h if backward or G == 1 else 4 * block_h
-    shares = 4 * 128 // columns  # four rows and four columns a thread
+    shares = 4 * 128 // asked.columns(block_h)  # four rows and four columns a thread
     tile = Tile(4, block_h, QUAD, SEQUENCE_WARPS, 1, ahead=QUADS_AHEAD, ptx=True, shares=shares,
                 staged=False, in_registers=1)  # fmt: skip
-    fits = kept_bytes(tile, H, G, dtype, backward) <= REGISTERS_OF_THREADS * 4 * 128
-    return tile if fits and H % QUAD == 0 else None  # vectors lie at multiples of 16 bytes
+    fits = asked.kept(tile) <= REGISTERS_OF_THREADS * 4 * 128
+    return tile if fits and asked.H % QUAD == 0 else None  # vectors lie at multiples of 16 bytes
 
 
-def _longest_piece(is_plain: bool, on_nvidia: bool, shares: int, block_b: int, backward: bool,
-                   G: int, layers: int) -> int:  # fmt: skip
+def _longest_piece(shares: int, block_b: int, asked: _Pass) -> int:
     """Elements of K in a piece: the most with which no kernel of the compiler's table spills.
 
     Staged pieces cost two barriers each, so there long ones are better, but plain multiply-adds
     hold whole rows of them in registers. Two products, of many rows each, hold twice as much.
     """
-    if is_plain and block_b < 16:
+    if asked.marked and not asked.is_plain:
+        return 64  # four words of a vector are pieces of their own, and 16 is the shortest
+    if asked.is_plain and block_b < 16:
         return 32 if shares <= 8 else 16
     longest = 32
-    if is_plain and backward:
-        longest = 16 if G == 1 and layers == 1 else 64 if layers == 1 else 32
-    return longest // 2 if layers > 1 and block_b > 16 else longest
+    if asked.is_plain and asked.backward:
+        longest = 32 if asked.layers > 1 else 16 if asked.G == 1 else 64
+    return longest // 2 if asked.layers > 1 and block_b > 16 else longest
 
 
 def shared_memory(tile: Tile, H: int, G: int, dtype: torch.dtype, backward: bool,
@@ -319,7 +340,7 @@ def shared_memory(tile: Tile, H: int, G: int, dtype: torch.dtype, backward: bool
     """
     piece = tile.shares * tile.block_k
     pieces = triton.cdiv(G * H if backward else H, piece)
-    columns = columns_of(tile, G, backward)
+    columns = columns_of(tile.block_h, G, backward)
     together = tile.ahead if tile.marked else 2
     staging = min(pieces, together) * tile.block_b * piece * dtype.itemsize if tile.staged else 0
     sums = tile.num_warps * tile.block_b * columns * 4
@@ -329,13 +350,13 @@ def shared_memory(tile: Tile, H: int, G: int, dtype: torch.dtype, backward: bool
     return (weights - tile.in_registers) * kept + max(staging, sums)
 
 
-def columns_of(tile: Tile, G: int, backward: bool) -> int:
+def columns_of(block_h: int, G: int, backward: bool) -> int:
     """Columns of a program's product: its units, forward with all gates, three padded to four."""
-    return tile.block_h if backward or G == 1 else 4 * tile.block_h
+    return block_h if backward or G == 1 else 4 * block_h
 
 
 def kept_bytes(tile: Tile, H: int, G: int, dtype: torch.dtype, backward: bool) -> int:
     """Bytes of one set of a program's weights, K rounded up to whole pieces."""
     piece = tile.shares * tile.block_k
     rows = triton.cdiv(G * H if backward else H, piece) * piece
-    return rows * columns_of(tile, G, backward) * dtype.itemsize
+    return rows * columns_of(tile.block_h, G, backward) * dtype.itemsize

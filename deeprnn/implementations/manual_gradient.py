@@ -47,7 +47,7 @@ from torch import Tensor
 
 from deeprnn.cells import State
 from deeprnn.stack import DeepRNN
-from kernels.derivative import first_derivative_only
+from kernels.derivative import gradient_by_hand
 
 # In one pass over memory, into a given tensor: δ σ(1 − σ) and δ (1 − tanh²).
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
@@ -90,7 +90,7 @@ class Layer(torch.autograd.Function):
         return states[0][1:], *(s[-1].clone() for s in states)
 
     @staticmethod
-    @first_derivative_only
+    @gradient_by_hand
     def backward(ctx: Any, dy: Tensor | None, *dfinal: Tensor | None) -> tuple[Tensor | None, ...]:
         x, weight_ih, weight_hh, *memory = ctx.saved_tensors
         h = memory[0]

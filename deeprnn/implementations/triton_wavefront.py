@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deeprnn.cells import State
 from deeprnn.precision import get_matmul_precision
-from deeprnn.stack import DeepRNN, TileChoices
+from deeprnn.stack import DeepRNN, TileChoice, TileChoices
 from deeprnn.support import Request, Support, device_present
 from deeprnn.triton_runtime import (
     INTERPRETED_ON,
@@ -58,10 +58,8 @@ def room_for_all_layers(request: Request) -> str | None:
     return None if takes_marks(*layers) else why_no_wavefront(*layers)
 
 
-def _counted(
-    take: Callable[[], AbstractContextManager[None]],
-) -> Callable[[], AbstractContextManager[None]]:
-    """A tile of stacks that count arrivals."""
+def _counted(take: TileChoice) -> TileChoice:
+    """The tile ``take`` of a stack that counts arrivals instead of marking rows."""
 
     @contextmanager
     def both() -> Iterator[None]:

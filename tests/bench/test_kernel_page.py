@@ -169,7 +169,7 @@ def test_tiles_stand_beside_the_usual_one(tmp_path):
     assert "| triton_dataflow | forward | **8x16** | 3 (3–3) | 1.00 (1.00–1.00) |" in page
     assert "- crashed: spoilt: `triton_dataflow/forward 32x8`" in page
     assert "A step alone" not in page
-    assert page.count("Other tiles") == 2  # one a layer
+    assert page.count("Each tile that fits") == 2  # one a layer
 
 
 def test_a_table_from_before_there_were_tiles_is_read(tmp_path):

@@ -1,35 +1,21 @@
-"""The tuning table without a GPU: its rows, what a failing one costs, its page, wrong use."""
+"""The tuning table without a GPU: which layers, which rows, how a row is filled."""
 
-import os
-import re
-import subprocess
-import sys
-import time
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
-import psutil
 import pytest
 import torch
-import typer
-from typer.testing import CliRunner
 
-from bench import kernel_runner, kernel_worker, kernels_command
+from bench import kernel_worker
 from bench.kernel_rows import Row, request_of, rows_of
-from bench.kernel_runner import KernelRun, PlanFailed
 from bench.kernel_table import DEFAULT_SPECS, KERNELS, Spec, specs
 from bench.kernel_timing import ResultDiffers, Timing
 from bench.kernel_worker import Bench
-from bench.kernels_command import kernels
-from bench.results import ResultsError
 from deeprnn import implementations
 from deeprnn.kernel_floors import floors_of
 
-ROOT = Path(__file__).parents[2]
-TINY = Spec("gru", 1, 16, 2, 3, "ieee")
-
+from .conftest import TINY
 
 # Which layers
 
@@ -199,305 +185,20 @@ def test_predictions_are_the_recurrences():
     assert Row.predicted_of(replace(DEFAULT_SPECS[0], hidden_size=4096), "triton_sequence") == []
 
 
-# A child that misbehaves
-
-CHILD = """
-import json, os, sys, time
-sys.stdin.readline()
-names = "good hang hang-again die bad last".split()
-rows = [
-    {"row_id": name, "kernel": name[:4], "status": "", "reason": ""} for name in names
-]
-rows.append({"row_id": "refused", "status": "unsupported", "reason": "not here"})
-about = {"device": "d", "machine": "m", "commit": "c", "compile_at_once": 1}
-print(json.dumps({"rows": rows, **about}), flush=True)
-message = json.loads(sys.stdin.readline())
-while "compile" in message:
-    if message["compile"] == "hang":
-        time.sleep(600)
-    if message["compile"] == "die":
-        os._exit(9)
-    os.makedirs(os.path.join(os.environ["TRITON_CACHE_DIR"], message["compile"]), exist_ok=True)
-    print(json.dumps({"compiled": message["compile"]}), flush=True)
-    message = json.loads(sys.stdin.readline())
-for name in message["fill"]:
-    print(json.dumps({"doing": name}), flush=True)
-    if name == "hang":
-        time.sleep(600)
-    if name == "die":
-        os._exit(9)
-    status = "crashed" if name == "bad" else "ok"
-    print(json.dumps({"row": {"row_id": name, "status": status, "reason": "r"}}), flush=True)
-    if name == "bad":
-        sys.exit(3)
-print(json.dumps({"done": True}), flush=True)
-"""
-
-
-@pytest.fixture
-def misbehaving(tmp_path, monkeypatch):
-    """start(seconds): a run whose children hang, die and crash at a row each."""
-    (tmp_path / "misbehaving_child.py").write_text(CHILD, "utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    runs = []
-
-    def start(seconds):
-        runs.append(
-            KernelRun([TINY], "cpu", 1, time.monotonic() + seconds, tmp_path / "log",
-                      module="misbehaving_child")
-        )  # fmt: skip
-        return runs[-1]
-
-    yield start
-    for run in runs:
-        run.close()
-
-
-def test_compiled_kernels_stay_where_they_were_told_to(tmp_path, monkeypatch):
-    child = CHILD.replace(
-        "sys.stdin.readline()\nnames",
-        """sys.stdin.readline()
-open(os.path.join(os.environ["TRITON_CACHE_DIR"], "..", "kernel"), "w").close()
-names""",
-    )
-    (tmp_path / "writing_child.py").write_text(child, "utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    cache = tmp_path / "kept"
-    (cache / "triton").mkdir(parents=True)
-    deadline = time.monotonic() + 60
-    run = KernelRun([TINY], "cpu", 1, deadline, tmp_path / "log", "writing_child", cache)
-    run.plan()
-    run.close()
-    assert (cache / "kernel").exists()
-
-
-def children():
-    return [child for child in psutil.Process().children() if child.status() != "zombie"]
-
-
-def test_a_row_that_hangs_or_dies_costs_itself_alone(misbehaving, monkeypatch):
-    monkeypatch.setattr(kernel_runner, "ROW_SECONDS", 1.0)
-    monkeypatch.setattr(kernel_runner, "FIRST_ROW_SECONDS", 1.0)
-    before = len(children())
-    run = misbehaving(60)
-    run.plan()
-    kept = []
-    run.run(kept.append)
-    run.close()
-    assert [(row["row_id"], row["status"]) for row in kept] == [
-        ("refused", "unsupported"),
-        ("good", "ok"),
-        ("hang", "timeout"),
-        ("hang-again", "timeout"),
-        ("die", "crashed"),
-        ("bad", "crashed"),
-        ("last", "ok"),
-    ]
-    reasons = {row["row_id"]: row["reason"] for row in kept}
-    assert reasons["hang"] == "took longer than the 1 s a row may take"
-    assert reasons["hang-again"] == "not tried: hang took too long"
-    assert "exit code 9" in reasons["die"]
-    assert run.about == {"device": "d", "machine": "m", "commit": "c"}
-    assert len(children()) == before
-
-
-def test_kernels_are_compiled_side_by_side_and_one_that_hangs_is_not_run(misbehaving, monkeypatch):
-    monkeypatch.setattr(kernel_runner, "ROW_SECONDS", 5.0)
-    monkeypatch.setattr(kernel_runner, "FIRST_ROW_SECONDS", 1.0)
-    before = len(children())
-    run = misbehaving(60)
-    run.plan()
-    assert run.kernels() == []  # one at a time is what the child that times them does by itself
-    run._compile_at_once = 2
-    assert run.kernels() == ["good", "hang", "die", "bad", "last"]  # one of each kernel
-    done = []
-    run.compile(lambda: done.append(len(children())))
-    assert len(done) == 5
-    compiled = {path.name for path in Path(run._cache, "triton").iterdir()}
-    assert compiled == {"good", "bad", "last"}
-    assert len(children()) == before + 1  # the one that said the rows
-    kept = []
-    run.run(kept.append)
-    run.close()
-    reasons = {row["row_id"]: (row["status"], row["reason"]) for row in kept}
-    assert reasons["hang"] == ("timeout", "compiling and checking it took longer than 1 s")
-    assert reasons["hang-again"] == ("timeout", "not tried: hang took too long")
-    assert reasons["die"][0] == "crashed"  # when it was to be timed, it died again
-    assert reasons["good"][0] == reasons["last"][0] == "ok"
-    assert len(kept) == 7
-    assert len(children()) == before
-
-
-def test_stopped_while_compiling_no_child_is_left(misbehaving):
-    before = len(children())
-    run = misbehaving(60)
-    run.plan()
-    run._compile_at_once = 3
-
-    def stop():
-        raise KeyboardInterrupt
-
-    start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        run.compile(stop)
-    run.close()
-    assert time.monotonic() - start < 10  # one of them hangs
-    assert len(children()) == before
-
-
 def test_a_kernel_is_built_and_checked_when_it_is_compiled(monkeypatch):
     checked = []
     monkeypatch.setattr(kernel_worker, "_Checked", lambda *layer: checked.append(layer))
     bench = Bench("cpu", fake_timer)
     bench.compile(Row(TINY, "stack", "triton_step", "eager", "forward"))
     assert checked == [(TINY, "triton_step", torch.device("cpu"), False)]
+    ran = []
+    monkeypatch.setattr(bench, "_floor", lambda row: partial(ran.append, row.kernel))
     bench.compile(Row(TINY, "floor", "launch", "eager", "forward"))
-    bench.compile(Row(TINY, "floor", "no such floor", "eager", "forward"))  # its row will say so
-
-
-def test_nothing_outlives_the_time_limit(misbehaving):
-    before = len(children())
-    run = misbehaving(3)
-    run.plan()
-    kept = []
-    start = time.monotonic()
-    run.run(kept.append)
-    run.close()
-    assert time.monotonic() - start < 10
-    statuses = {row["row_id"]: row["status"] for row in kept}
-    assert statuses == {
-        "refused": "unsupported", "good": "ok", "hang": "timeout", "hang-again": "timeout",
-        "die": "timeout", "bad": "timeout", "last": "timeout",
-    }  # fmt: skip
-    assert "--max-minutes" in kept[-1]["reason"]
-    assert len(children()) == before
-
-
-def test_a_child_that_plans_nothing_is_said_in_one_line(tmp_path):
-    run = KernelRun([TINY], "cpu", 1, time.monotonic() + 30, tmp_path / "log", "no_such_module")
-    with pytest.raises(PlanFailed, match="No module named no_such_module"):
-        run.plan()
-    run.close()
-
-
-def test_the_real_child_plans_and_refuses_what_cannot_run_here(tmp_path):
-    """Its rows, over the real protocol; without a GPU nothing here is timed by events."""
-    run = KernelRun([TINY], "cpu", 1, time.monotonic() + 60, tmp_path / "log")
-    try:
-        run.plan()
-        assert f"{TINY.id}/stack/triton_step/eager/forward" in run.rows
-        run.rows = {key: row for key, row in run.rows.items() if "/floor/launch/" in key}
-        run._compile_at_once = 2
-        run.compile(lambda: None)
-        assert run._idle.qsize() == 1  # a compiler that answered, and had no more to do
-        kept = []
-        run.run(kept.append)
-    finally:
-        run.close()
-    # CUDA events need CUDA: the row says so, and the run ends.
-    assert [row["status"] for row in kept] == ["crashed"]
-
-
-# The command
-
-
-def test_without_a_gpu_it_says_what_is_needed():
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "kernels"],
-        cwd=ROOT, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert re.fullmatch(r"bench: .*CUDA device.*--predicted.*\n", done.stderr)
-
-
-@pytest.fixture
-def command():
-    """The command alone, in this process."""
-    app = typer.Typer()
-    app.command()(kernels)
-    return lambda *arguments: CliRunner().invoke(app, arguments)
-
-
-def test_predictions_need_no_gpu(command):
-    done = command("--predicted", "--cell", "lstm")
-    assert done.exit_code == 0, done.output
-    assert "not measured" in done.output
-    assert re.search(r"\| lstm-L1-H256-B32-T35-tf32 \| triton_sequence \| \d\.\d\d \|", done.output)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--cell", "elman"), "--cell 'elman' is unknown; use rnn_tanh, rnn_relu, gru, lstm"),
-        (("--precision", "int8"), "--precision 'int8' is unknown; use ieee, tf32"),
-        (("--hidden", "0"), "--hidden 0 is too small; give 1 or more"),
-        (("--steps", "-3"), "--steps -3 is too small"),
-    ],
-)
-def test_wrong_use_is_one_line(arguments, said, command):
-    done = command(*arguments)
-    assert done.exit_code == 2
-    assert said in done.output
-    assert len(done.output.strip().splitlines()) == 1
-
-
-def test_a_table_is_not_written_over(tmp_path):
-    KERNELS.append(tmp_path, [])
-    with pytest.raises(ResultsError, match=r"already holds kernels.csv; give another --output"):
-        kernels_command._directory(tmp_path)
-
-
-def test_a_second_table_is_written_beside_the_first(tmp_path):
-    assert kernels_command._usual(tmp_path, "20260102-030405") == tmp_path / "kernels"
-    (tmp_path / "kernels").mkdir()
-    KERNELS.append(tmp_path / "kernels", [])
-    beside = tmp_path / "kernels-20260102-030405"
-    assert kernels_command._usual(tmp_path, "20260102-030405") == beside
-
-
-def test_a_run_without_an_output_is_in_the_index(command, tmp_path, monkeypatch, misbehaving):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bench.kernels_command.cuda_is_present", lambda: True)
-    monkeypatch.setattr(kernel_runner, "ROW_SECONDS", 1.0)
-    monkeypatch.setattr(kernel_runner, "FIRST_ROW_SECONDS", 1.0)
-    monkeypatch.setattr(kernel_runner, "MODULE", "misbehaving_child")
-    for _ in range(2):
-        assert command("--max-minutes", "1").exit_code == 1
-    one, two = sorted(path.name for path in (tmp_path / "reports" / "m").iterdir())
-    assert one == "kernels"
-    assert re.fullmatch(r"kernels-\d{8}-\d{6}", two)
-    index = (tmp_path / "reports" / "README.md").read_text("utf-8")
-    for name in (one, two):
-        assert f"- [m](m/{name}/kernels.md): 2 of 6 rows on d, commit c\n" in index
-
-
-def test_a_whole_run_leaves_table_and_page(command, tmp_path, monkeypatch, misbehaving):
-    """The command around a child that misbehaves: everything is stored, and the code says so."""
-    monkeypatch.setattr("bench.kernels_command.cuda_is_present", lambda: True)
-    monkeypatch.setattr(kernel_runner, "ROW_SECONDS", 1.0)
-    monkeypatch.setattr(kernel_runner, "FIRST_ROW_SECONDS", 1.0)
-    monkeypatch.setattr(kernel_runner, "MODULE", "misbehaving_child")
-    done = command("--max-minutes", "1", "-o", str(tmp_path / "out"))
-    assert done.exit_code == 1, done.output
-    assert "2 crashed, 2 ok, 2 timeout, 1 unsupported" in done.output
-    table = KERNELS.load(tmp_path / "out")
-    assert list(table["status"]).count("ok") == 2
-    assert set(table["device"]) == {"d"}
-    assert "took longer than" in (tmp_path / "out" / "kernels.md").read_text("utf-8")
-
-
-def test_the_first_row_of_a_kernel_may_take_longer(tmp_path):
-    """It is compiled and checked then; once one of its rows is there, the others have less."""
-    run = KernelRun([TINY], "cpu", 1, time.monotonic() + 60, tmp_path / "log")
-    row = dict.fromkeys(kernel_runner.SAME_KERNEL, "x")
-    run.rows = {"a": row, "b": {**row, "mode": "backward"}, "c": {**row, "kernel": "another"}}
-    assert run._seconds_for("b") == kernel_runner.FIRST_ROW_SECONDS
-    run._seen.add(kernel_runner._kernel_of(row))
-    assert run._seconds_for("b") == kernel_runner.ROW_SECONDS
-    assert run._seconds_for("c") == kernel_runner.FIRST_ROW_SECONDS
-    run.close()
+    assert ran == ["launch"]
+    monkeypatch.undo()
+    nowhere = Row(TINY, "floor", "no such floor", "eager", "forward")
+    bench.compile(nowhere)
+    assert bench.fill(nowhere)["reason"] == "ValueError: there is no floor no such floor forward"
 
 
 def test_what_lies_inside_a_stack_is_timed_as_a_graph_alone():
@@ -510,41 +211,3 @@ def test_what_lies_inside_a_stack_is_timed_as_a_graph_alone():
         is_eager_too = part == "stack" or kernel in ("launch", "product")
         assert executions == (both if is_eager_too else {"cuda_graph"}), (part, kernel)
     assert {part for part, _ in found} == {"stack", "recurrence", "floor", "control"}
-
-
-def test_a_cache_that_cannot_be_had_is_said_in_one_line(tmp_path):
-    (tmp_path / "file").write_text("", "utf-8")
-    with pytest.raises(ResultsError, match=r"^--cache .*file: .*; give a directory"):
-        kernels_command._time([], tmp_path / "k", 0.0, tmp_path / "file", False)
-
-
-def test_what_many_rows_say_is_said_once(tmp_path, monkeypatch, capsys):
-    class OutOfTime:
-        def __init__(self, *arguments, **options):
-            self.about = {"device": "d", "machine": "m", "commit": "c"}
-            self.rows = {str(number): {"row_id": str(number), "status": ""} for number in range(5)}
-
-        def plan(self):
-            pass
-
-        def kernels(self):
-            return []
-
-        def compile(self, done):
-            pass
-
-        def close(self):
-            pass
-
-        def run(self, keep, doing):
-            for number, row in enumerate(self.rows.values()):
-                reason = "no time" if number else "a fault"
-                keep({**row, "status": "timeout", "reason": reason})
-
-    monkeypatch.setattr(kernel_runner, "KernelRun", OutOfTime)
-    assert kernels_command._time([], tmp_path / "k", 0.0, None, False)
-    said = capsys.readouterr().out
-    assert [line for line in said.splitlines() if "timeout" in line][:3] == [
-        "  0: timeout: a fault", "  1: timeout: no time", "  3 more: timeout: no time",
-    ]  # fmt: skip
-    assert "5 timeout. See" in said

@@ -150,7 +150,7 @@ def test_plain_multiply_adds_are_left_to_threads_where_their_registers_suffice()
         G = GATES[cell]
         for backward, tile in enumerate(sequence_tiles(32, H, G, **sizes)):
             assert (tile.block_b, tile.block_k, tile.in_registers) == (4, tiling.QUAD, 1)
-            columns = tiling.columns_of(tile, G, bool(backward))
+            columns = tiling.columns_of(tile.block_h, G, bool(backward))
             assert tile.shares * columns // 4 == 32 * tile.num_warps
             kept = tiling.kept_bytes(tile, H, G, torch.float32, bool(backward))
             assert kept // (4 * 128) <= tiling.REGISTERS_OF_THREADS

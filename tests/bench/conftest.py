@@ -1,0 +1,69 @@
+"""What several tests of the kernels' table share: children that hang, die and crash."""
+
+import time
+
+import pytest
+
+from bench import kernel_runner
+from bench.kernel_runner import KernelRun
+from bench.kernel_table import Spec
+
+TINY = Spec("gru", 1, 16, 2, 3, "ieee")
+
+CHILD = """
+import json, os, sys, time
+sys.stdin.readline()
+names = "good hang hang-again die bad last".split()
+rows = [
+    {"row_id": name, "kernel": name[:4], "status": "", "reason": ""} for name in names
+]
+rows.append({"row_id": "refused", "status": "unsupported", "reason": "not here"})
+about = {"device": "d", "machine": "m", "commit": "c", "compile_at_once": 1}
+print(json.dumps({"rows": rows, **about}), flush=True)
+message = json.loads(sys.stdin.readline())
+while "compile" in message:
+    if message["compile"] == "hang":
+        time.sleep(600)
+    if message["compile"] == "die":
+        os._exit(9)
+    os.makedirs(os.path.join(os.environ["TRITON_CACHE_DIR"], message["compile"]), exist_ok=True)
+    print(json.dumps({"compiled": message["compile"]}), flush=True)
+    message = json.loads(sys.stdin.readline())
+for name in message["fill"]:
+    print(json.dumps({"doing": name}), flush=True)
+    if name == "hang":
+        time.sleep(600)
+    if name == "die":
+        os._exit(9)
+    status = "crashed" if name == "bad" else "ok"
+    print(json.dumps({"row": {"row_id": name, "status": status, "reason": "r"}}), flush=True)
+    if name == "bad":
+        sys.exit(3)
+print(json.dumps({"done": True}), flush=True)
+"""
+
+
+@pytest.fixture
+def misbehaving(tmp_path, monkeypatch):
+    """start(seconds): a run whose children hang, die and crash at a row each."""
+    (tmp_path / "misbehaving_child.py").write_text(CHILD, "utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    runs = []
+
+    def start(seconds):
+        runs.append(
+            KernelRun([TINY], "cpu", 1, time.monotonic() + seconds, tmp_path / "log",
+                      module="misbehaving_child")
+        )  # fmt: skip
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.close()
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    """A child is given up after a second."""
+    monkeypatch.setattr(kernel_runner, "ROW_SECONDS", 1.0)
+    monkeypatch.setattr(kernel_runner, "FIRST_ROW_SECONDS", 1.0)
