@@ -5,10 +5,7 @@ from __future__ import annotations
 from bench import tables
 from bench.chapter.curves import draw_curves
 from bench.chapter.section import (
-    Cell,
-    Picture,
     Section,
-    Table,
     have_a_seed_in_common,
     interval,
     more_or_less,
@@ -17,6 +14,7 @@ from bench.chapter.section import (
     told_wrongly,
 )
 from bench.chapter.stored import Chapter, Learned, against, over_seeds
+from bench.page_parts import Cell, Picture, Table
 
 PART = "exercise-1"
 NAMES = {

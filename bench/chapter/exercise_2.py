@@ -8,10 +8,7 @@ from bench import tables
 from bench.chapter.curves import draw_curves
 from bench.chapter.section import (
     PAIRED,
-    Cell,
-    Picture,
     Section,
-    Table,
     have_a_seed_in_common,
     interval,
     more_or_less,
@@ -20,6 +17,7 @@ from bench.chapter.section import (
     told_wrongly,
 )
 from bench.chapter.stored import Chapter, Learned, against, over_seeds
+from bench.page_parts import Cell, Picture, Table
 from bench.statistics import Ratio
 
 PART = "exercise-2"

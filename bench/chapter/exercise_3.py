@@ -12,8 +12,9 @@ from bench import tables
 from bench.chapter.exercises import ALL_OF_IT, HELD_OUT_CHARACTERS, MORE_WELLS, WELLS
 from bench.chapter.ngram import SMOOTHINGS
 from bench.chapter.power_law import PowerLaw, fit
-from bench.chapter.section import Cell, Picture, Section, Table, mean_and_half, of_bits
+from bench.chapter.section import Section, mean_and_half, of_bits
 from bench.chapter.stored import Chapter, Learned
+from bench.page_parts import Cell, Picture, Table
 from bench.plots.style import INK, PALETTE, legend_above, panels
 
 PART = "exercise-3"

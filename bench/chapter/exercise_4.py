@@ -9,15 +9,9 @@ from matplotlib.lines import Line2D
 
 from bench.chapter.exercise_3 import with_perplexity
 from bench.chapter.exercises import AUSTEN, KAFKA, MORE_WELLS, TEXTS, WELLS
-from bench.chapter.section import (
-    Cell,
-    Picture,
-    Section,
-    Table,
-    have_a_seed_in_common,
-    mean_and_half,
-)
+from bench.chapter.section import Section, have_a_seed_in_common, mean_and_half
 from bench.chapter.stored import Chapter, Learned
+from bench.page_parts import Cell, Picture, Table
 from bench.plots.style import PALETTE, legend_above, panels
 
 PART = "exercise-4"

@@ -14,8 +14,9 @@ from rich.text import Text
 from bench.chapter import exercise_1, exercise_2, exercise_3, exercise_4, runs
 from bench.chapter.exercises import BUDGETS, PARTS
 from bench.chapter.floors import FLOORS
-from bench.chapter.section import Picture, Section
+from bench.chapter.section import Section
 from bench.chapter.stored import Chapter
+from bench.page_parts import Picture
 from bench.plots import style
 from bench.report import replace_file, template
 from bench.results import CURVES, HELD_OUT, ROUNDS, SAMPLES, TRAINING

@@ -6,9 +6,10 @@ from matplotlib.figure import Figure
 
 from bench import tables
 from bench.chapter.curves import draw_curves
-from bench.chapter.section import Cell, Picture, Section, Table, of_seeds
+from bench.chapter.section import Section, of_seeds
 from bench.chapter.stored import Chapter, Learned, over_seeds
 from bench.chapter.texts import PREFIXES
+from bench.page_parts import Cell, Picture, Table
 
 NAMES = {
     "lstm": "LSTM, 2 layers of 256",
@@ -141,6 +142,7 @@ def _lines(chapter: Chapter, everyone: list[Learned]) -> Table:
         ),
         tuple(rows),
         "The chapter prints a line of each; its printings do not agree which.",
+        worded=("compared", "written by"),
     )
 
 

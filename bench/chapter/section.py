@@ -3,47 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from matplotlib.figure import Figure
 
 from bench import tables
 from bench.chapter.stored import Learned
+from bench.page_parts import Cell, Picture, Table
 from bench.statistics import Ratio, t_quantile
 
 PAIRED = (
     "Factors pair rounds that ran in one turn, with their 95 % interval; they are not the "
     "quotients of the medians beside them."
 )
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A figure with what stands small beneath it."""
-
-    main: str
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of cells under heads; the first cell of a row names it."""
-
-    title: str
-    heads: tuple[tuple[str, str], ...]  # each with its unit
-    rows: tuple[tuple[Cell, ...], ...]
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure to be drawn, and its caption."""
-
-    name: str  # the stem of its files
-    title: str
-    caption: str
-    draw: Callable[[], Figure]
 
 
 @dataclass(frozen=True)
