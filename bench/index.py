@@ -9,14 +9,14 @@ from bench import ranking, tables
 from bench.kernel_table import KERNELS
 from bench.ranking import PYTHON_LOOP, TORCH_NN, Report, Workload
 from bench.results import ResultsError
-from bench.stored import REPORTS, load_plan, load_tables
+from bench.stored import REPORTS, load_kernels, load_plan, load_tables
 
 INTRODUCTION = f"""# Reports
 
-What the suite wrote, one folder a machine. Each report is a directory: open its `report.html`
-(a chapter's is `chapter.html`), or read its `summary.md`. Figures of different machines, or of one
-machine on different days, do not compare; the factors of one report do. This page is written by
-`python -m bench report`.
+What the suite wrote, one folder a machine. Each report is a directory: open its `report.html` (a
+chapter's is `chapter.html`, of kernels `kernels.html`), or read the Markdown beside it. Figures of
+different machines, or of one machine on different days, do not compare; the factors of one report
+do. This page is written by `python -m bench report`.
 
 The fastest correct implementation of each workload, its tokens/s, and how many times as fast as
 `{PYTHON_LOOP}` and `{TORCH_NN}` it trained in the same run; its training perplexity after the last
@@ -96,7 +96,7 @@ def _unreadable(root: Path, directory: Path, error: ResultsError) -> str:
 
 
 def _kernels(root: Path, directory: Path) -> str:
-    table = KERNELS.load(directory)
+    table = load_kernels(directory)
     wanted = table[table["status"] != "unsupported"]
     measured = wanted[wanted["status"] == "ok"]
     devices = ", ".join(sorted({str(name) for name in table["device"] if name}))

@@ -8,17 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from deeprnn.implementations import REFERENCE
-
-FASTEST_HEAD = f"""## The fastest of each layer
-
-Whole stacks, forward + backward, in a CUDA graph; "×" is how many times as fast as `{REFERENCE}`.
-That was timed in a graph before all the others and after them: its figure is the mean of both, and
-the brackets hold what the intervals allow, of both timings.
-"""
+from bench import tables
+from bench.page_parts import Cell, Table
+from bench.ranking import TORCH_NN
+from bench.wording import counted
 
 COMPARED = ("stack", "cuda_graph", "forward_backward")
-"""What ``FASTEST_HEAD`` speaks of: part, execution and mode."""
+"""Whole stacks, forward + backward, captured: part, execution and mode."""
+
+FASTEST = ("layers", "fastest", "µs a step", f"× `{TORCH_NN}` in a graph", f"× `{TORCH_NN}` eager")
 
 DRIFTED_ABOVE = 0.03
 """A layer is said to have moved when its control differs from its first timing by more."""
@@ -26,7 +24,7 @@ DRIFTED_ABOVE = 0.03
 
 @dataclass(frozen=True)
 class Figure:
-    """Microseconds a step, and the ends of its interval."""
+    """Microseconds a step, and the ends of its interval; or how many times as fast, and its."""
 
     median: float
     low: float
@@ -49,8 +47,22 @@ class Figure:
         column = "microseconds_per_step"
         return cls(*(float(row[name]) for name in (column, f"{column}_low", f"{column}_high")))
 
+    @property
+    def cell(self) -> Cell:
+        """Three digits, with the interval beneath."""
+        return Cell(*self._written(".3g"))
+
+    @property
+    def factor(self) -> Cell:
+        """Two decimals, with the interval beneath."""
+        return Cell(*self._written(".2f"))
+
+    def _written(self, digits: str) -> tuple[str, str]:
+        span = tables.span(self.low, self.high, lambda value: f"{value:{digits}}")
+        return f"{self.median:{digits}}", span
+
     def __str__(self) -> str:
-        return f"{self.median:.3g} ({self.low:.3g}–{self.high:.3g})"
+        return "{} ({})".format(*self._written(".3g"))
 
     def with_another(self, other: Figure | None) -> Figure:
         """The mean of two timings, and an interval that reaches over both."""
@@ -59,65 +71,109 @@ class Figure:
         mean = (self.median + other.median) / 2
         return Figure(mean, min(self.low, other.low), max(self.high, other.high))
 
-    def times_as_fast_as(self, other: Figure) -> str:
+    def times_as_fast_as(self, other: Figure) -> Figure:
         """The ratio, and what the ends of both intervals allow."""
-        ratio, low, high = (
+        return Figure(
             other.median / self.median, other.low / self.high, other.high / self.low
         )  # fmt: skip
-        return f"{ratio:.2f} ({low:.2f}–{high:.2f})"
 
 
 def captured_reference(layer: pd.DataFrame) -> Figure | None:
     """The reference's stack in a graph: as it was timed first, and, where it was, last."""
     part, execution, mode = COMPARED
-    first = Figure.of(layer, part, REFERENCE, execution, mode)
-    return first and first.with_another(Figure.of(layer, "control", REFERENCE, execution, mode))
+    first = Figure.of(layer, part, TORCH_NN, execution, mode)
+    return first and first.with_another(Figure.of(layer, "control", TORCH_NN, execution, mode))
 
 
-def over_reference(layer: pd.DataFrame, kernel: str) -> str:
+def over_reference(layer: pd.DataFrame, kernel: str) -> Figure | None:
     """How many times as fast as the reference a kernel is, its stack in a graph as well."""
     part, execution, mode = COMPARED
     own, reference = Figure.of(layer, part, kernel, execution, mode), captured_reference(layer)
-    return "–" if own is None or reference is None else own.times_as_fast_as(reference)
+    return None if own is None or reference is None else own.times_as_fast_as(reference)
 
 
-def fastest(layers: Mapping[str, pd.DataFrame]) -> list[str]:
-    """One line a layer: its fastest kernel against the reference, captured as well and eager."""
+def ranked(layer: pd.DataFrame) -> list[tuple[str, Figure]]:
+    """Whole stacks, forward + backward, in a graph: the fastest kernel first."""
     part, execution, mode = COMPARED
-    lines = []
-    for name, rows in layers.items():
-        figures = {
-            kernel: figure
-            for kernel in rows["kernel"].unique()
-            if (figure := Figure.of(rows, part, kernel, execution, mode)) is not None
-        }
-        if not figures:
+    figures = {
+        str(kernel): figure
+        for kernel in layer["kernel"].unique()
+        if (figure := Figure.of(layer, part, kernel, execution, mode)) is not None
+    }
+    return sorted(figures.items(), key=lambda item: item[1].median)
+
+
+def verdict(layers: Mapping[str, pd.DataFrame]) -> list[str]:
+    """A sentence for each kernel that is the fastest of some layers, the most frequent first."""
+    winners: dict[str, list[float]] = {}
+    compared = 0
+    for layer in layers.values():
+        if (found := ranked(layer)) and captured_reference(layer) is not None:
+            compared += 1
+            ratio = over_reference(layer, found[0][0])
+            assert ratio is not None
+            winners.setdefault(found[0][0], []).append(ratio.median)
+    if not compared:
+        return [f"No stack of layers was timed beside `{TORCH_NN}` in a CUDA graph."]
+    sentences: list[str] = []
+    for kernel, ratios in sorted(winners.items(), key=lambda item: -len(item[1])):
+        sentence = f"`{kernel}` is the fastest in {len(ratios)} of {counted(compared, 'stack')}"
+        if kernel != TORCH_NN:
+            low, high = f"{min(ratios):.2f}", f"{max(ratios):.2f}"
+            times = low if low == high else f"{low} to {high}"
+            sentence += f", {times} times as fast as `{TORCH_NN}`"
+        if not sentences:
+            sentence += ": forward + backward, all in a CUDA graph"
+        sentences.append(sentence + ".")
+    return sentences
+
+
+def fastest(layers: Mapping[str, pd.DataFrame]) -> Table | None:
+    """One line a layer: its fastest kernel against the reference, captured as well and eager."""
+    _, _, mode = COMPARED
+    rows = []
+    for name, layer in layers.items():
+        if not (found := ranked(layer)):
             continue
-        ranked = sorted(figures, key=lambda kernel: figures[kernel].median)
-        cells = [name, f"`{ranked[0]}`", str(figures[ranked[0]])]
-        cells.append("–" if ranked[0] == REFERENCE else over_reference(rows, ranked[0]))
-        eager = Figure.of(rows, part, REFERENCE, "eager", mode)
-        cells.append(figures[ranked[0]].times_as_fast_as(eager) if eager else "–")
-        cells.append(f"`{ranked[1]}`, {figures[ranked[1]]}" if len(ranked) > 1 else "–")
-        lines.append(line(cells))
-    if not lines:
-        return []
-    head = ["layers", "fastest", "µs a step", f"× `{REFERENCE}` in a graph"]
-    head += [f"× `{REFERENCE}` eager", "second"]
-    return [FASTEST_HEAD, line(head), "|---" * len(head) + "|", *lines, ""]
+        kernel, figure = found[0]
+        over = None if kernel == TORCH_NN else over_reference(layer, kernel)
+        eager = Figure.of(layer, COMPARED[0], TORCH_NN, "eager", mode)
+        second = Cell(f"`{found[1][0]}`", f"{found[1][1].median:.3g}") if len(found) > 1 else None
+        rows.append(
+            (
+                Cell(name),
+                Cell(f"`{kernel}`"),
+                figure.cell,
+                over.factor if over else Cell(tables.MISSING),
+                figure.times_as_fast_as(eager).factor if eager else Cell(tables.MISSING),
+                second or Cell(tables.MISSING),
+            )
+        )
+    if not rows:
+        return None
+    heads = tuple((head, "") for head in (*FASTEST, "second"))
+    title = "The fastest of each layer"
+    return Table(title, heads, tuple(rows), worded=("fastest", "second"))
+
+
+def drift(layer: pd.DataFrame) -> float | None:
+    """By how much the reference was slower when it was timed once more, as a fraction."""
+    part, execution, mode = COMPARED
+    first = Figure.of(layer, part, TORCH_NN, execution, mode)
+    control = Figure.of(layer, "control", TORCH_NN, execution, mode)
+    return control.median / first.median - 1 if first and control else None
 
 
 def conditions(timed: pd.DataFrame) -> list[str]:
     """How steady the machine was while a layer was timed."""
     said = []
     _, execution, mode = COMPARED
-    first = Figure.of(timed, COMPARED[0], REFERENCE, execution, mode)
-    control = Figure.of(timed, "control", REFERENCE, execution, mode)
-    if first and control:
-        moved = control.median / first.median - 1
-        warning = "; **ratios of this layer are no finer than that**"
+    moved = drift(timed)
+    if moved is not None:
+        control = Figure.of(timed, "control", TORCH_NN, execution, mode)
+        warning = "; ratios of this layer are no finer than that"
         said.append(
-            f"`{REFERENCE}` once more, after all the others: {control} in a graph, forward + "
+            f"`{TORCH_NN}` once more, after all the others: {control} in a graph, forward + "
             f"backward, {100 * moved:+.1f} %{warning if abs(moved) > DRIFTED_ABOVE else ''}."
         )
     clocks = timed["sm_clock_mhz"].dropna()
@@ -126,10 +182,5 @@ def conditions(timed: pd.DataFrame) -> list[str]:
         said.append(f"Clock of the multiprocessors: {low if low == high else f'{low}–{high}'} MHz.")
     for mark, rows in timed[timed["mark"].fillna("") != ""].groupby("mark", sort=False):
         names = ", ".join(f"`{name}`" for name in rows["row_id"])
-        said.append(f"**{str(mark).capitalize()}** while it was timed: {names}.")
-    return [*(f"- {sentence}" for sentence in said), ""] if said else []
-
-
-def line(cells: list[str]) -> str:
-    """A line of a table in Markdown."""
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        said.append(f"{str(mark).capitalize()} while it was timed: {names}.")
+    return said

@@ -239,7 +239,8 @@ class KernelRun:
         )
         answer = self._receive(self._child, PLAN_SECONDS)
         self.rows = self.rows or {row["row_id"]: row for row in answer["rows"]}
-        self.about = {key: answer[key] for key in ("device", "machine", "commit")}
+        about = ("device", "machine", "commit", "environment")
+        self.about = {key: answer[key] for key in about}
         self._compile_at_once = answer["compile_at_once"]
         return self._child
 

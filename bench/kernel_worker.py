@@ -252,6 +252,7 @@ def main() -> int:
         "device": torch.cuda.get_device_name() if job["device"] == "cuda" else "",
         "machine": environment.machine_name(job["device"]),
         "commit": environment.commit(),
+        "environment": environment.describe(job["device"], job["threads"]),
         "compile_at_once": _compile_at_once(job["device"]),
     }
     answer({"rows": [row.columns() for row in rows.values()], **about})

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench import terminal
 from bench.kernel_table import CELLS, KERNELS, PRECISIONS, Spec, specs
 from bench.options import cuda_is_present, directory_of_its_own, within
-from bench.results import ResultsError
+from bench.results import ResultsError, write_json
 from bench.terminal import refuse
+
+if TYPE_CHECKING:
+    from bench.kernel_page import Summary
 
 NEEDS_GPU = (
     "kernels are timed on a CUDA device, and PyTorch sees none here; run this on a machine with "
@@ -112,14 +114,16 @@ def _time(
     chosen: list[Spec], output: Path | None, deadline: float, cache: Path | None, tiles: bool
 ) -> bool:
     """Time everything; whether a row failed. Raises ``ResultsError`` for an unusable directory."""
-    from bench import index, kernel_page
     from bench.environment import default_threads
     from bench.kernel_runner import KernelRun, PlanFailed
     from bench.progress import RunProgress
+    from bench.runner import wall_time
     from bench.stored import REPORTS
     from bench.wording import counted
 
     console = terminal.console()
+    of_run: dict[str, Any] = {"Started": wall_time()}
+    started = time.monotonic()
     cache = cache and _made(cache, "--cache")
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "kernels.log"
@@ -129,6 +133,9 @@ def _time(
             run.plan()
             run_id = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
             directory = _directory(output or _usual(REPORTS / run.about["machine"], run_id))
+            of_run["Commit"] = run.about["commit"]
+            environment = run.about["environment"] | {"Run": of_run}
+            write_json(directory / "environment.json", environment)
             kernels = len(run.kernels())
             to_fill = sum(not row["status"] for row in run.rows.values())
             progress = RunProgress(console, kernels + to_fill)
@@ -156,8 +163,10 @@ def _time(
                 run.run(keep, doing)
             finally:
                 progress.close()
-                page = kernel_page.write(directory)
-                index.update(directory)
+                of_run["Finished"] = wall_time()
+                of_run["Wall time (s)"] = round(time.monotonic() - started, 1)
+                write_json(directory / "environment.json", environment)
+                summary = _render(directory)
         except PlanFailed as failure:
             console.print(f"The rows could not be planned: {failure}", markup=False)
             return True
@@ -170,8 +179,21 @@ def _time(
         if count > 1:
             console.print(f"  {count - 1} more: {reason}", markup=False, soft_wrap=True)
     figures = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    console.print(f"{figures}. See {shlex.quote(str(page))}", markup=False, soft_wrap=True)
+    console.print(f"{figures}.", markup=False, soft_wrap=True)
+    if summary is not None:
+        summary.print(console)
     return any(status not in ("ok", "unsupported") for status in counts)
+
+
+def _render(directory: Path) -> Summary | None:
+    """The pages and the index; nothing where no row was kept yet."""
+    from bench import index, kernel_page
+
+    if not KERNELS.path(directory).exists():
+        return None
+    summary = kernel_page.render(directory)
+    index.update(directory)
+    return summary
 
 
 def _usual(machine: Path, run_id: str) -> Path:

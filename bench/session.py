@@ -16,6 +16,7 @@ from rich.console import Console
 from bench import custom
 from bench.chapter import floors
 from bench.chapter.texts import texts_for_job
+from bench.kernel_table import KERNELS
 from bench.progress import RunProgress
 from bench.results import RERUN, TRAINING, ResultsError, write_json
 from bench.rows import run_command
@@ -216,10 +217,13 @@ def _time_layers(
 
 def show(directory: Path, console: Console) -> None:
     """Render the report and print its ranking and where it is."""
-    from bench import index, report  # matplotlib is slow to import; nothing before needs it
+    # matplotlib is slow to import; nothing before needs it
+    from bench import index, kernel_page, report
     from bench.chapter import page
 
-    if "budget" in load_plan(directory / "plan.json"):
+    if KERNELS.path(directory).exists():
+        kernel_page.render(directory).print(console)
+    elif "budget" in load_plan(directory / "plan.json"):
         page.render(directory).print(console)
     else:
         report.render(directory).print(console)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from bench.kernel_table import KERNELS
 from bench.results import CURVES, RERUN, ROUNDS, STATUSES, TRAINING, ResultsError, read_object
 
 REPORTS = Path("reports")
@@ -175,15 +176,8 @@ def load_tables(directory: Path) -> Tables:
     """
     path = TRAINING.path(directory)
     training = TRAINING.load(directory)
-    duplicates = training["case_id"][training["case_id"].duplicated()].tolist()
-    if duplicates:
-        raise ResultsError(f"{path} has two rows for {duplicates[0]}")
-    strange = sorted(set(training["status"]) - set(STATUSES))
-    if strange:
-        raise ResultsError(
-            f"{path} has the status {strange[0]!r}, which is none of "
-            f"{', '.join(STATUSES)}; restore the file"
-        )
+    _unique(path, training["case_id"])
+    _known(path, training["status"])
     tables = Tables(training, ROUNDS.load(directory), CURVES.load(directory))
     rounds = tables.rounds
     counting = rounds[~rounds["warm_up"].fillna(False).astype(bool)]
@@ -197,6 +191,41 @@ def load_tables(directory: Path) -> Tables:
     if without:
         raise _damaged(path, f"{without[0]} was timed and has no tokens_per_second")
     return tables
+
+
+def load_kernels(directory: Path) -> pd.DataFrame:
+    """``kernels.csv``, of a run that may still go on.
+
+    Raises ``ResultsError``, one line, where there is none, for a damaged one, two rows with one
+    id, an unknown status, or a row that was timed and has no figure.
+    """
+    path = KERNELS.path(directory)
+    if not path.exists():
+        raise ResultsError(f"{path} is missing; give a directory that `bench kernels` wrote")
+    table = KERNELS.load(directory)
+    _unique(path, table["row_id"])
+    _known(path, table["status"])
+    figures = [f"microseconds_per_step{end}" for end in ("", "_low", "_high")]
+    timed = table[table["status"] == "ok"]
+    is_sound = ((timed[figures] > 0) & (timed[figures] < math.inf)).all(axis=1)
+    if not is_sound.all():
+        raise _damaged(path, f"{timed['row_id'][~is_sound].iloc[0]} was timed and has no figure")
+    return table
+
+
+def _unique(path: Path, ids: pd.Series) -> None:
+    repeated = ids[ids.duplicated()].tolist()
+    if repeated:
+        raise ResultsError(f"{path} has two rows for {repeated[0]}")
+
+
+def _known(path: Path, statuses: pd.Series) -> None:
+    strange = sorted(set(statuses) - set(STATUSES))
+    if strange:
+        raise ResultsError(
+            f"{path} has the status {strange[0]!r}, which is none of "
+            f"{', '.join(STATUSES)}; restore the file"
+        )
 
 
 def _agree(

@@ -6,9 +6,10 @@ would show nothing is not written.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -32,6 +33,9 @@ class Plot:
         return bool(self.svg)
 
 
+Subject = TypeVar("Subject")
+"""What plots are drawn of: a report, or the layers of a table of kernels."""
+
 Draw = Callable[[Report], tuple[Figure, str] | str]
 """Gives a figure and its caption, or the reason why there is none."""
 
@@ -47,18 +51,31 @@ PLOTS: dict[str, tuple[str, Draw]] = {
 
 def write_all(report: Report, directory: Path) -> list[Plot]:
     """Draw every plot into ``directory``; of those not drawn, remove what an earlier one left."""
+    return write(PLOTS, report, directory, _left_out(report))
+
+
+def write(
+    drawings: Mapping[str, tuple[str, Callable[[Subject], tuple[Figure, str] | str]]],
+    subject: Subject,
+    directory: Path,
+    remark: str = "",
+) -> list[Plot]:
+    """Draw each of ``drawings``, a title and who draws it by the name of its files.
+
+    ``remark`` ends the caption of each. Of a plot that is not drawn the files are removed.
+    """
     plots = []
     with mpl.rc_context(style.SETTINGS):
-        for name, (title, draw) in PLOTS.items():
-            drawn = draw(report)
+        for name, (title, draw) in drawings.items():
+            drawn = draw(subject)
             if isinstance(drawn, str):
                 for suffix in (".svg", ".png"):
                     (directory / (name + suffix)).unlink(missing_ok=True)
                 plots.append(Plot(name, title, f"Not drawn: {drawn}.", ""))
             else:
                 figure, caption = drawn
-                caption = f"{caption} {_left_out(report)}".strip()
                 svg = style.save(figure, directory, name)
+                caption = f"{caption} {remark}".strip()
                 plots.append(Plot(name, title, caption, svg, style.columns_in(figure)))
     return plots
 

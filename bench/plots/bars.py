@@ -89,8 +89,13 @@ def _bars(
             fontsize=9.5,
             bbox={"facecolor": CARD, "edgecolor": "none", "pad": 1.4},  # over a reference line
         )
-    axis.set_yticks(range(len(cases)), [report.label(case) for case in cases])
-    axis.set_ylim(len(cases) - 0.45, -0.55)
+    style_rows(axis, [report.label(case) for case in cases], ends)
+
+
+def style_rows(axis: Axes, names: list[str], ends: list[float]) -> None:
+    """Horizontal bars, the first on top, with room behind the longest for what is written there."""
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.45, -0.55)
     axis.set_xlim(0, 1.3 * max(ends))
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.tick_params(axis="y", length=0)

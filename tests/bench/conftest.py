@@ -19,6 +19,7 @@ rows = [
 ]
 rows.append({"row_id": "refused", "status": "unsupported", "reason": "not here"})
 about = {"device": "d", "machine": "m", "commit": "c", "compile_at_once": 1}
+about["environment"] = {"GPU": {"Name": "d"}}
 print(json.dumps({"rows": rows, **about}), flush=True)
 message = json.loads(sys.stdin.readline())
 while "compile" in message:
@@ -36,7 +37,10 @@ for name in message["fill"]:
     if name == "die":
         os._exit(9)
     status = "crashed" if name == "bad" else "ok"
-    print(json.dumps({"row": {"row_id": name, "status": status, "reason": "r"}}), flush=True)
+    row = {"row_id": name, "status": status, "reason": "r"}
+    if status == "ok":
+        row |= {f"microseconds_per_step{end}": 1.0 for end in ("", "_low", "_high")}
+    print(json.dumps({"row": row}), flush=True)
     if name == "bad":
         sys.exit(3)
 print(json.dumps({"done": True}), flush=True)

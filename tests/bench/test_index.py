@@ -40,7 +40,9 @@ def test_what_the_gate_was_tried_on_is_listed(tmp_path):
 def test_a_damaged_table_of_kernels_is_named(tmp_path):
     directory = tmp_path / "my-machine" / "kernels"
     directory.mkdir(parents=True)
-    KERNELS.append(directory, [{"row_id": "a", "status": "ok", "device": "A | B", "commit": "c"}])
+    figures = {f"microseconds_per_step{end}": 1.0 for end in ("", "_low", "_high")}
+    row = {"row_id": "a", "status": "ok", "device": "A | B", "commit": "c", **figures}
+    KERNELS.append(directory, [row])
     text = index.write(tmp_path).read_text("utf-8")
     assert "- [my-machine](my-machine/kernels/kernels.md): 1 of 1 rows on A \\| B, commit c" in text
     KERNELS.path(directory).write_text("torn\n")

@@ -54,7 +54,8 @@ def test_a_row_that_hangs_or_dies_costs_itself_alone(misbehaving, hurried):
     assert reasons["hang"] == "took longer than the 1 s a row may take"
     assert reasons["hang-again"] == "not tried: hang took too long"
     assert "exit code 9" in reasons["die"]
-    assert run.about == {"device": "d", "machine": "m", "commit": "c"}
+    about = {"device": "d", "machine": "m", "commit": "c", "environment": {"GPU": {"Name": "d"}}}
+    assert run.about == about
     assert len(children()) == before
 
 

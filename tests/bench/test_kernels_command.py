@@ -14,6 +14,7 @@ from bench import kernel_runner, kernels_command
 from bench.kernel_table import KERNELS
 from bench.kernels_command import kernels
 from bench.results import ResultsError
+from bench.stored import load_environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,6 +102,38 @@ def test_a_whole_run_leaves_table_and_page(command, tmp_path, monkeypatch, misbe
     assert list(table["status"]).count("ok") == 2
     assert set(table["device"]) == {"d"}
     assert "took longer than" in (tmp_path / "out" / "kernels.md").read_text("utf-8")
+    assert "took longer than" in (tmp_path / "out" / "kernels.html").read_text("utf-8")
+    environment = load_environment(tmp_path / "out")
+    assert environment["GPU"] == {"Name": "d"}
+    assert environment["Run"]["Commit"] == "c"
+    assert environment["Run"]["Started"] <= environment["Run"]["Finished"]
+    assert 0 < environment["Run"]["Wall time (s)"] < 60
+
+
+def test_a_run_that_is_stopped_before_its_first_row_leaves_no_table(tmp_path, monkeypatch, capsys):
+    class Stopped:
+        def __init__(self, *arguments, **options):
+            self.about = {"device": "d", "machine": "m", "commit": "c", "environment": {}}
+            self.rows = {}
+
+        def plan(self):
+            pass
+
+        def kernels(self):
+            return []
+
+        def compile(self, done):
+            raise KeyboardInterrupt
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(kernel_runner, "KernelRun", Stopped)
+    with pytest.raises(typer.Exit) as left:
+        kernels_command._time([], tmp_path / "k", 0.0, None, False)
+    assert left.value.exit_code == 130
+    assert "Stopped." in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "k").iterdir()] == ["environment.json"]
 
 
 def test_a_cache_that_cannot_be_had_is_said_in_one_line(tmp_path):
@@ -112,7 +145,7 @@ def test_a_cache_that_cannot_be_had_is_said_in_one_line(tmp_path):
 def test_what_many_rows_say_is_said_once(tmp_path, monkeypatch, capsys):
     class OutOfTime:
         def __init__(self, *arguments, **options):
-            self.about = {"device": "d", "machine": "m", "commit": "c"}
+            self.about = {"device": "d", "machine": "m", "commit": "c", "environment": {}}
             self.rows = {str(number): {"row_id": str(number), "status": ""} for number in range(5)}
 
         def plan(self):
@@ -138,4 +171,5 @@ def test_what_many_rows_say_is_said_once(tmp_path, monkeypatch, capsys):
     assert [line for line in said.splitlines() if "timeout" in line][:3] == [
         "  0: timeout: a fault", "  1: timeout: no time", "  3 more: timeout: no time",
     ]  # fmt: skip
-    assert "5 timeout. See" in said
+    assert "5 timeout.\n" in said
+    assert f"Page: {tmp_path / 'k' / 'kernels.html'}" in said

@@ -1,0 +1,168 @@
+"""The plots of ``bench kernels``: a panel a kind of layers, a bar a kernel or floor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.kernel_comparison import TORCH_NN, captured_reference, over_reference
+from bench.kernel_comparison import Figure as Microseconds
+from bench.plots.bars import ROW, style_rows
+from bench.plots.style import CARD, INK, MUTED, colours, heading, panels
+
+Layers = Mapping[str, pd.DataFrame]
+
+LIGHT = 0.45
+"""How strong the colour of the backward pass is."""
+
+SHADES = "Dark: forward; light: backward."
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Microseconds a step of one kernel or floor."""
+
+    name: str
+    colour: str
+    forward: float | None
+    total: Microseconds
+    note: str = ""  # behind the figure
+    predicted: float | None = None
+    height: float = 0.7
+
+
+def stacks(layers: Layers) -> tuple[Figure, str] | str:
+    """Whole stacks in a CUDA graph, the fastest on top."""
+    found = {name: _stacks(layer) for name, layer in layers.items()}
+    drawn = _draw({name: bars for name, bars in found.items() if bars})
+    if drawn is None:
+        return "no stack was timed forward and backward in a CUDA graph"
+    return drawn, (
+        f"Products before and after the time loop included. {SHADES} Median, with the 95 % "
+        f"interval of both together; × says how many times as fast as {TORCH_NN} in a graph."
+    )
+
+
+def recurrences(layers: Layers) -> tuple[Figure, str] | str:
+    """One layer's recurrence in a CUDA graph, and beneath it what parts of a step take alone."""
+    found = {name: _recurrences(layer) for name, layer in layers.items()}
+    drawn = _draw({name: bars for name, bars in found.items() if bars})
+    if drawn is None:
+        return "no recurrence was timed forward and backward in a CUDA graph"
+    return drawn, (
+        f"One layer without the products around it. {SHADES} Grey: floors, a part of a step done "
+        "T times and nothing else; parts overlap, so floors do not add up to a kernel. A diamond "
+        "marks what was reckoned beforehand, for an H100 or H200."
+    )
+
+
+PLOTS: dict[str, tuple[str, Callable[[Layers], tuple[Figure, str] | str]]] = {
+    "stacks": ("Stacks of layers", stacks),
+    "recurrences": ("One layer's recurrence beside its floors", recurrences),
+}
+
+
+def _stacks(layer: pd.DataFrame) -> list[Bar]:
+    bars = _kernels(layer, "stack")
+    if captured_reference(layer) is None:
+        return bars
+    noted = []
+    for bar in bars:
+        over = over_reference(layer, bar.name) if bar.name != TORCH_NN else None
+        noted.append(Bar(**{**vars(bar), "note": f"{over.median:.2f} ×" if over else ""}))
+    return noted
+
+
+def _recurrences(layer: pd.DataFrame) -> list[Bar]:
+    bars = _kernels(layer, "recurrence")
+    return [*bars, *_floors(layer)] if bars else []
+
+
+def _kernels(layer: pd.DataFrame, part: str) -> list[Bar]:
+    """Kernels that were timed forward and forward + backward, the fastest first."""
+    rows = layer[(layer["part"] == part) & (layer["execution"] == "cuda_graph")]
+    names = [str(name) for name in rows["kernel"].unique()]
+    colour = colours(names)
+    bars = []
+    for name in names:
+        total = Microseconds.of(rows, part, name, "cuda_graph", "forward_backward")
+        forward = Microseconds.of(rows, part, name, "cuda_graph", "forward")
+        if total is None:
+            continue
+        own = rows[(rows["kernel"] == name) & (rows["mode"] == "forward_backward")]
+        predicted = own["predicted_microseconds_per_step"].dropna()
+        bars.append(
+            Bar(
+                name,
+                colour[name],
+                None if forward is None else min(forward.median, total.median),
+                total,
+                predicted=None if predicted.empty else float(predicted.iloc[0]),
+            )
+        )
+    return sorted(bars, key=lambda bar: bar.total.median)
+
+
+def _floors(layer: pd.DataFrame) -> list[Bar]:
+    """Floors as bars: what a step's forward and its backward pass have of them, put together."""
+    bars = []
+    for name in layer[layer["part"] == "floor"]["kernel"].unique():
+        forward, backward = (
+            Microseconds.of(layer, "floor", name, "cuda_graph", mode)
+            for mode in ("forward", "backward")
+        )
+        if forward is None:
+            continue
+        ends = [forward] if backward is None else [forward, backward]
+        total = Microseconds(*(sum(getattr(e, x) for e in ends) for x in ("median", "low", "high")))
+        note = "" if backward else "forward alone"
+        bars.append(Bar(f"floor: {name}", MUTED, forward.median, total, note, height=0.35))
+    return bars
+
+
+def _draw(panelled: Mapping[str, list[Bar]]) -> Figure | None:
+    if not panelled:
+        return None
+    figure, axes = panels([ROW * len(bars) + 0.17 for bars in panelled.values()])
+    for axis, (name, bars) in zip(axes, panelled.items(), strict=True):
+        _panel(axis, bars)
+        heading(axis, name)
+    return figure
+
+
+def _panel(axis: Axes, bars: list[Bar]) -> None:
+    places = range(len(bars))
+    totals = [bar.total.median for bar in bars]
+    heights = [bar.height for bar in bars]
+    shades = [bar.colour for bar in bars]
+    known = [bar.forward if bar.forward is not None else 0.0 for bar in bars]
+    axis.barh(places, totals, heights, color=CARD)  # lest the grid shine through the light part
+    axis.barh(places, totals, heights, color=shades, alpha=LIGHT)
+    axis.barh(places, known, heights, color=shades)
+    below = [max(bar.total.median - bar.total.low, 0) for bar in bars]
+    above = [max(bar.total.high - bar.total.median, 0) for bar in bars]
+    axis.errorbar(
+        totals, places, xerr=[below, above], fmt="none", ecolor=INK, elinewidth=1.3, capsize=3
+    )
+    ends = []
+    for place, bar in zip(places, bars, strict=True):
+        ends.append(max(bar.total.high, bar.predicted or 0.0))
+        axis.annotate(
+            "  ".join(filter(None, (f"{bar.total.median:.3g}", bar.note))),
+            (ends[-1], place),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9.5,
+            bbox={"facecolor": CARD, "edgecolor": "none", "pad": 1.4},  # over the grid
+        )
+        if bar.predicted is not None:
+            axis.plot(
+                bar.predicted, place, "D", markersize=5, markerfacecolor=CARD, markeredgecolor=INK
+            )
+    style_rows(axis, [bar.name for bar in bars], ends)
+    axis.set_xlabel("µs a step, forward + backward")
