@@ -135,6 +135,16 @@ def check_layer(cell: str, gates_x: Tensor, weight_hh: Tensor, bias_hh: Tensor, 
     return h, c
 
 
+def check_alike(name: str, tensor: Tensor, other: Tensor) -> None:
+    """Raises ValueError for another shape or device than `other`'s, TypeError for another dtype."""
+    if tensor.shape != other.shape:
+        raise ValueError(f"{name} must have shape {tuple(other.shape)}; got {tuple(tensor.shape)}")
+    if tensor.device != other.device:
+        raise ValueError(f"{name} is on {tensor.device} but its layer on {other.device}")
+    if tensor.dtype != other.dtype:
+        raise TypeError(f"{name} is {tensor.dtype} but its layer {other.dtype}")
+
+
 class _Layer(torch.autograd.Function):
     """Allocates buffers, drives the launches of `kernels` (step or sequence), sums over time."""
 

@@ -1,6 +1,6 @@
 """A stack of layers as one differentiable function: `kernels/wavefront.py` for other code to call.
 
-    gates_x = x @ W_ih0.T + b_ih0                            (T, B, G·H), of the first layer
+    gates_x = x @ W_ih0.T                                    (T, B, G·H), of the first layer
     y, state = wavefront_stack("lstm", gates_x, parameters, (h, c))
 
 What lies inside time is one launch each way, for all layers. (One layer alone has nothing to
@@ -10,7 +10,7 @@ product a layer and weight over all T·B rows after it.
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from kernels.derivative import gradient_by_hand
 from kernels.function import (
     accumulator,
     aligned,
+    check_alike,
     check_layer,
     dataflow_layer,
     own_gradients,
@@ -28,6 +29,7 @@ from kernels.function import (
 )
 
 State = Tensor | tuple[Tensor, Tensor]
+Of = TypeVar("Of")
 
 
 def wavefront_stack(cell: str, gates_x: Tensor, parameters: Sequence[Tensor], state: State, *,
@@ -36,9 +38,9 @@ def wavefront_stack(cell: str, gates_x: Tensor, parameters: Sequence[Tensor], st
     """L recurrent layers over a sequence, one kernel launch each way.
 
     cell             "rnn_tanh", "rnn_relu", "gru" or "lstm"
-    gates_x          (T, B, G·H): x·W_ihᵀ + b_ih of the first layer, gates ordered as in `torch.nn`
-    parameters       weight_hh (G·H, H) and bias_hh (G·H,) of the first layer, then for each other
-                     layer weight_ih (G·H, H), weight_hh (G·H, H), bias_ih and bias_hh (G·H,)
+    gates_x          (T, B, G·H): x·W_ihᵀ of the first layer, gates ordered as in `torch.nn`
+    parameters       weight_hh (G·H, H), bias_ih and bias_hh (G·H,) of the first layer, then for
+                     each other layer weight_ih (G·H, H), weight_hh (G·H, H), bias_ih and bias_hh
     state            h (L, B, H); for an LSTM (h, c), both (L, B, H)
     input_precision  of the products in float32: "ieee" or "tf32"
     marked           programs wait for rows (`kernels/marks.py`) instead of counting arrivals
@@ -49,29 +51,26 @@ def wavefront_stack(cell: str, gates_x: Tensor, parameters: Sequence[Tensor], st
     Raises ValueError for an unknown cell or precision, for shapes that do not fit, and where the
     stack does not fit on the chip (`why_no_wavefront` tells before); TypeError for types.
     """
-    if len(parameters) % 4 != 2:
-        raise ValueError(f"parameters must be 2 + 4·(L − 1) tensors; got {len(parameters)}")
-    L = (len(parameters) + 2) // 4
-    states = state if isinstance(state, tuple) else (state,)
+    if len(parameters) % 4 != 3:
+        raise ValueError(f"parameters must be 3 + 4·(L − 1) tensors; got {len(parameters)}")
+    L = (len(parameters) + 1) // 4
+    states = tuple(state) if isinstance(state, tuple | list) else (state,)
     if any(tensor.dim() != 3 or tensor.shape[0] != L for tensor in states):
         shapes = [tuple(tensor.shape) for tensor in states]
         raise ValueError(f"the state of {L} layers must be ({L}, B, H); got {shapes}")
     for layer in range(L):
         own = tuple(tensor[layer] for tensor in states)
-        weight_hh, bias_hh = _of_layer(parameters, layer)[-3::2] if layer else parameters[:2]
-        of_layer: State = (own[0], own[1]) if cell == "lstm" and len(own) == 2 else own[0]
+        weight_hh, bias_ih, bias_hh = _of_layer(parameters, layer)[-3:]
+        of_layer = own[0] if len(own) == 1 else cast(State, own)  # of two or more, as it was given
         check_layer(cell, gates_x, weight_hh, bias_hh, of_layer, input_precision)
+        check_alike(f"bias_ih of layer {layer}", bias_ih, bias_hh)
         if layer:
-            weight_ih, _, bias_ih, _ = _of_layer(parameters, layer)
-            if weight_ih.shape != weight_hh.shape or bias_ih.shape != bias_hh.shape:
-                raise ValueError(
-                    f"layer {layer} must take H inputs: weight_ih {tuple(weight_hh.shape)}; "
-                    f"got {tuple(weight_ih.shape)}"
-                )
+            weight_ih = _of_layer(parameters, layer)[0]
+            check_alike(f"weight_ih of layer {layer}", weight_ih, weight_hh)
     if L == 1:  # nothing to overlap: the kernel of one layer, which has one set of weights
         alone = dataflow_layer if marked else sequence_layer
         y, last = alone(
-            cell, gates_x, parameters[0], parameters[1], of_layer, input_precision=input_precision
+            cell, gates_x + bias_ih, weight_hh, bias_hh, of_layer, input_precision=input_precision
         )
         if isinstance(last, tuple):
             return y, (last[0].unsqueeze(0), last[1].unsqueeze(0))
@@ -116,9 +115,9 @@ def counting() -> Iterator[None]:
         _COUNTING.pop()
 
 
-def _of_layer(parameters: Sequence[Tensor], layer: int) -> Sequence[Tensor]:
-    """weight_ih, weight_hh, bias_ih, bias_hh of a layer from the second on."""
-    return parameters[4 * layer - 2 : 4 * layer + 2]
+def _of_layer(parameters: Sequence[Of], layer: int) -> Sequence[Of]:
+    """weight_ih, weight_hh, bias_ih, bias_hh of a layer; of the first all but weight_ih."""
+    return parameters[max(0, 4 * layer - 1) : 4 * layer + 3]
 
 
 def stacked(tensors: Sequence[Tensor]) -> Tensor:
@@ -137,9 +136,9 @@ class _Stack(torch.autograd.Function):
         L, B, H = states[0].shape
         T = gates_x.shape[0]
         gates_x = gates_x.contiguous()
-        weight_hh = torch.stack([parameters[0], *parameters[3::4]])
-        bias_hh = torch.stack([parameters[1], *parameters[5::4]])
-        weight_ih, bias_ih = stacked(parameters[2::4]), stacked(parameters[4::4])
+        weight_hh = torch.stack(parameters[0::4])
+        biases = torch.stack([*parameters[1::4], *parameters[2::4]])  # one copy for all
+        weight_ih, bias_ih, bias_hh = stacked(parameters[3::4]), biases[:L], biases[L:]
         first = [aligned(state) for state in states]
         last = [torch.empty_like(state) for state in first]
         hs = gates_x.new_empty(L, T + 1, B, H)  # slot 0 is the initial state
@@ -172,18 +171,16 @@ class _Stack(torch.autograd.Function):
         # Only a GRU's reset gate makes the product's gradient differ from the input's. In one
         # buffer the two are what a batch of two products takes.
         dgates = hs.new_empty(2 if ctx.cell == "gru" else 1, L, T, B, wide)
-        dgates_x = dgates[0]
-        dgates_p = dgates[1] if ctx.cell == "gru" else dgates_x
         dstates = own_gradients(grad_states, (L, B, H), hs)
         wavefront.backward(
-            ctx.cell, grad_y.contiguous(), weight_ih, weight_hh, hs, cs, saved, dgates_x, dgates_p,
+            ctx.cell, grad_y.contiguous(), weight_ih, weight_hh, hs, cs, saved, dgates,
             dstates[0], dstates[-1], input_precision=ctx.input_precision, marked=ctx.marked,
         )  # fmt: skip
         grads = _of_parameters(
-            dgates.view(-1, L, T * B, wide), hs, ctx.needs_input_grad[-(4 * L - 2) :]
+            dgates.view(-1, L, T * B, wide), hs, ctx.needs_input_grad[-(4 * L - 1) :]
         )
         to_states = [grad.to(dtype) for grad, dtype in zip(dstates, ctx.state_dtypes, strict=True)]
-        return None, None, None, None, None, dgates_x[0], *to_states, *grads
+        return None, None, None, None, None, dgates[0, 0], *to_states, *grads
 
 
 def _of_parameters(dgates: Tensor, hs: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
@@ -192,27 +189,29 @@ def _of_parameters(dgates: Tensor, hs: Tensor, needed: Sequence[bool]) -> list[T
     dgates  (2, L, T·B, G·H): of the input's part of the gates and of the product; one if they are
             the same
     hs      (L, T+1, B, H), the initial state in slot 0
-    needed  of weight_hh, bias_hh, then of weight_ih, weight_hh, bias_ih, bias_hh a layer
+    needed  of weight_hh, bias_ih, bias_hh of the first layer, then of weight_ih, weight_hh,
+            bias_ih, bias_hh of each other
 
     The biases' sums are made once for all layers, since each takes longer to begin than to do; and
     the two weights of a layer, whose inputs are neighbours in `hs`, are one product of two.
     """
     _, L, rows, _ = dgates.shape
     H = hs.shape[-1]
-    of_x, of_p = dgates[0], dgates[-1]
-    are_one = len(dgates) == 1
-    needs_x, needs_p = any(needed[4::4]), any(needed[1::4])  # some bias_ih, some bias_hh
-    # torch sums bfloat16 in float32
-    sums_p = of_p.sum(1) if needs_p or (needs_x and are_one) else None
-    sums_x = of_x.sum(1) if needs_x and not are_one else sums_p
+    needs_x, needs_p = any(needed[1::4]), any(needed[2::4])  # some bias_ih, some bias_hh
+    sums = dgates.sum(2) if needs_x or needs_p else None  # torch sums bfloat16 in float32
+    sums_x = None if sums is None else sums[0]
+    sums_p = None if sums is None else sums[-1]
+    if sums_x is not None and needs_x and needs_p and len(dgates) == 1:
+        sums_x = sums_x.clone()  # one number, but two gradients: clipping scales each where it lies
 
-    def of_bias(sums: Tensor | None, layer: int, is_needed: bool) -> Tensor | None:
-        return sums[layer] if sums is not None and is_needed else None
+    def of_biases(layer: int, is_needed: Sequence[bool]) -> Iterator[Tensor | None]:
+        for sum_of, is_on in zip((sums_x, sums_p), is_needed, strict=True):
+            yield None if sum_of is None or not is_on else sum_of[layer]
 
     before = hs[0, :-1].reshape(rows, H)
-    grads = [of_p[0].T @ before if needed[0] else None, of_bias(sums_p, 0, needed[1])]
+    grads = [dgates[-1, 0].T @ before if needed[0] else None, *of_biases(0, needed[1:3])]
     for layer in range(1, L):
-        weight_ih, weight_hh, bias_ih, bias_hh = needed[4 * layer - 2 : 4 * layer + 2]
+        weight_ih, weight_hh, *biases = _of_layer(needed, layer)
         if weight_ih or weight_hh:
             # What the layer below gave, steps 1 to T, ends where this one's steps 0 to T − 1 begin.
             below = hs[layer - 1, 1:]
@@ -220,5 +219,5 @@ def _of_parameters(dgates: Tensor, hs: Tensor, needed: Sequence[bool]) -> list[T
             of_both = dgates[:, layer].expand(2, -1, -1).transpose(1, 2) @ inputs
         grads.append(of_both[0] if weight_ih else None)
         grads.append(of_both[1] if weight_hh else None)
-        grads += [of_bias(sums_x, layer, bias_ih), of_bias(sums_p, layer, bias_hh)]
+        grads += of_biases(layer, biases)
     return grads

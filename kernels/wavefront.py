@@ -70,8 +70,8 @@ def wavefront_forward_kernel(
 ):  # fmt: skip
     """All T steps of one slice of units, one group of rows and one layer.
 
-    weight_ih and bias_ih are those of the second layer on. The first layer multiplies rows of
-    zeros instead: it has to keep pace with the others, not to be ahead of them.
+    weight_ih holds those of the second layer on. The first layer multiplies rows of zeros instead:
+    it has to keep pace with the others, not to be ahead of them.
     """
     layer = tl.program_id(2)
     is_first = layer == 0
@@ -111,11 +111,7 @@ def wavefront_forward_kernel(
         UPCAST, COMPUTE, STAGED, WORDS, IN_REGISTERS > 1,
     )  # fmt: skip
     b0, b1, b2, b3 = load_biases(bias_ptr + layer * (G * H), units, G, H, COMPUTE)
-    i0, i1, i2, i3 = load_biases(bias_ih_ptr + below * (G * H), units, G, H, COMPUTE)
-    i0 = tl.where(is_first, 0.0, i0)  # the first layer's is in gates_x
-    i1 = tl.where(is_first, 0.0, i1)
-    i2 = tl.where(is_first, 0.0, i2)
-    i3 = tl.where(is_first, 0.0, i3)
+    i0, i1, i2, i3 = load_biases(bias_ih_ptr + layer * (G * H), units, G, H, COMPUTE)
     seen = 0  # arrivals of the layer below
     before_ptr = first_h_ptr  # the rows of the step before
     for t in range(T):
@@ -297,9 +293,8 @@ def forward(cell: str, gates_x: torch.Tensor, weight_ih: torch.Tensor, weight_hh
 
     With `marked` rows, or counters.
 
-    weight_ih (L−1, G·H, H) and bias_ih (L−1, G·H) are those of the second layer on; weight_hh
-    (L, G·H, H), bias_hh (L, G·H); hs, cs (L, T+1, B, H), the first state in slot 0; saved
-    (L, T, B, S·H).
+    weight_ih (L−1, G·H, H), those of the second layer on; weight_hh (L, G·H, H), bias_ih and
+    bias_hh (L, G·H); hs, cs (L, T+1, B, H), the first state in slot 0; saved (L, T, B, S·H).
     """
     T, B = gates_x.shape[:2]
     L, _, H = weight_hh.shape
@@ -318,22 +313,24 @@ def forward(cell: str, gates_x: torch.Tensor, weight_ih: torch.Tensor, weight_hh
 
 
 def backward(cell: str, grad_y: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
-             hs: torch.Tensor, cs: torch.Tensor, saved: torch.Tensor, dgates_x: torch.Tensor,
-             dgates_p: torch.Tensor, dh: torch.Tensor, dc: torch.Tensor, *,
+             hs: torch.Tensor, cs: torch.Tensor, saved: torch.Tensor, dgates: torch.Tensor,
+             dh: torch.Tensor, dc: torch.Tensor, *,
              input_precision: str, marked: bool) -> None:  # fmt: skip
-    """Fill dgates_x and dgates_p (L, T, B, G·H) in one launch; dh and dc (L, B, H) in place."""
+    """Fill dgates in one launch; dh and dc (L, B, H) in place.
+
+    dgates (2, L, T, B, G·H): of the input's part of the gates and of the product; one where they
+    are the same.
+    """
     T, B, H = grad_y.shape
     L = weight_hh.shape[0]
     _, tile = tiles(B, H, L, cell, grad_y.dtype, input_precision, grad_y.device, marked=marked)
     with on_device_of(grad_y):
         counter = hs
         if marked:
-            mark(dgates_p)
-            if dgates_x is not dgates_p:
-                mark(dgates_x)
+            mark(dgates)
         else:
             counter = counters(B, L, tile, grad_y.device)
         wavefront_backward_kernel[grid(B, H, L, tile)](
-            grad_y, weight_ih, weight_hh, hs, cs, saved, dgates_x, dgates_p, dh, dc, counter, T, B,
-            MARKED=marked, **launch_options(cell, H, grad_y.dtype, tile, input_precision),
+            grad_y, weight_ih, weight_hh, hs, cs, saved, dgates[0], dgates[-1], dh, dc, counter,
+            T, B, MARKED=marked, **launch_options(cell, H, grad_y.dtype, tile, input_precision),
         )  # fmt: skip

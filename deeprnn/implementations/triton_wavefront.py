@@ -8,6 +8,7 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from deeprnn.cells import State
 from deeprnn.precision import get_matmul_precision
@@ -19,7 +20,6 @@ from deeprnn.triton_runtime import (
     a_way_to_run_triton,
     choices_of_tiles,
     describe_backend,
-    gates_and_bias,
     loops_in_the_interpreter,
 )
 from kernels.stack import counting, takes_marks, wavefront_stack, why_no_wavefront
@@ -119,13 +119,11 @@ class TritonWavefront(DeepRNN):
 
     def _together(self, layers: list[int], x: Tensor, state: State) -> tuple[Tensor, State]:
         """Neighbouring recurrent layers: ``x (T, B, ·)``, a state of ``(L, B, H)`` each."""
-        weight_ih, weight_hh, bias_ih, bias_hh = self.parameters_of(layers[0])
-        others = [p for layer in layers[1:] for p in self.parameters_of(layer)]
-        gates_x, bias = gates_and_bias(self.cell, x, weight_ih, bias_ih, bias_hh)
+        weight_ih, *parameters = (p for layer in layers for p in self.parameters_of(layer))
         y, final = wavefront_stack(
             self.cell,
-            gates_x,
-            [weight_hh, bias, *others],
+            F.linear(x, weight_ih),
+            parameters,
             (state[0], state[1]) if len(state) == 2 else state[0],
             input_precision=get_matmul_precision(),
             marked=self._is_marked(len(layers), state[0]),

@@ -88,6 +88,36 @@ def test_a_bias_that_is_zero_at_first_is_not_zero_when_it_is_checked():
     assert not verify(stack, batch_size=3, num_steps=6, seed=1, bound=BOUND).passed
 
 
+class OneForBoth(torch.autograd.Function):
+    """Two biases, of which only the sum is used: one gradient, and both get the same tensor."""
+
+    @staticmethod
+    def forward(ctx, first, second):
+        return first + second
+
+    @staticmethod
+    def backward(ctx, gradient):
+        own = gradient.clone()
+        return own.view(-1), own.view(-1)
+
+
+def test_two_parameters_with_one_gradient_are_not_right():
+    """Each is right as a number; clipping would scale what they share twice."""
+
+    class Shares(DeepRNN):
+        def layer(self, layer, x, state):
+            weight_ih, weight_hh, bias_ih, bias_hh = self.parameters_of(layer)
+            bias, h, outputs = OneForBoth.apply(bias_ih, bias_hh), state[0], []
+            for x_t in x:
+                h = torch.tanh(F.linear(x_t, weight_ih, bias) + F.linear(h, weight_hh))
+                outputs.append(h)
+            return torch.stack(outputs), (h,)
+
+    outcome = verify(Shares("rnn_tanh", 5, 16, 1), 3, 6, seed=1, bound=BOUND)
+    assert not outcome.passed
+    assert str(outcome).startswith("gradient of bias_ih_l0, which is another's as well, is off")
+
+
 def test_gradients_that_were_there_before_do_not_count():
     stack = Planted("gru", 5, 16, 2)
     for parameter in stack.parameters():

@@ -42,8 +42,8 @@ class Stack:
             name: parameter.detach().to(device, self.dtype).requires_grad_()
             for name, parameter in self.module.named_parameters()
         }
-        gates_x = inputs[0] @ named["weight_ih_l0"].T + named["bias_ih_l0"]
-        parameters = [named["weight_hh_l0"], named["bias_hh_l0"]]
+        gates_x = inputs[0] @ named["weight_ih_l0"].T
+        parameters = [named[f"{name}_l0"] for name in ("weight_hh", "bias_ih", "bias_hh")]
         for layer in range(1, self.L):
             parameters += [named[f"{name}_l{layer}"] for name in
                            ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]  # fmt: skip

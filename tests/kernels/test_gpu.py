@@ -212,9 +212,8 @@ def stack_of(cell, T, B, H, L, dtype, device):
 
 def run_wavefront(cell, parameters, x, states, **options):
     """y, the final states, and the gradients of a fixed sum by the input and every parameter."""
-    gates_x = x @ parameters[0].T + parameters[2]
     y, final = wavefront_stack(
-        cell, gates_x, [parameters[1], parameters[3], *parameters[4:]],
+        cell, x @ parameters[0].T, parameters[1:],
         tuple(states) if len(states) == 2 else states[0], **options,
     )  # fmt: skip
     outputs = [y, *(final if isinstance(final, tuple) else (final,))]
@@ -321,7 +320,7 @@ for layer in (step_layer, sequence_layer, dataflow_layer):
     y.sum().backward()
 for marked in (False, True):
     states = torch.stack([h, h]), torch.stack([c, c])
-    y, _ = wavefront_stack("lstm", x, [w, b, w, w, b, b], states, marked=marked,
+    y, _ = wavefront_stack("lstm", x, [w, b, b, w, w, b, b], states, marked=marked,
                            input_precision="tf32" if marked else "ieee")
     y.sum().backward()
 torch.cuda.synchronize()

@@ -55,9 +55,7 @@ def test_without_gradients(device):
         parameter.requires_grad_(False)
     parameters = [p.detach().float().to(device) for p in stack.module.parameters()]
     x, *states = (tensor.float().to(device) for tensor in stack.inputs)
-    gates_x = x @ parameters[0].T + parameters[2]
-    y, _ = wavefront_stack("lstm", gates_x, [parameters[1], parameters[3], *parameters[4:]],
-                           tuple(states))  # fmt: skip
+    y, _ = wavefront_stack("lstm", x @ parameters[0].T, parameters[1:], tuple(states))
     assert torch.equal(y, with_gradients)
 
 
@@ -68,7 +66,7 @@ def test_a_gradient_that_is_asked_for_alone_is_the_same(cell, device):
     together = stack.run(device)
     x, *states = (tensor.float().to(device) for tensor in stack.inputs)
     named = {name: p.detach().float().to(device) for name, p in stack.module.named_parameters()}
-    gates_x = x @ named.pop("weight_ih_l0").T + named.pop("bias_ih_l0")
+    gates_x = x @ named.pop("weight_ih_l0").T
     for name, parameter in named.items():
         parameter.requires_grad_()
         y, final = wavefront_stack(
@@ -81,6 +79,23 @@ def test_a_gradient_that_is_asked_for_alone_is_the_same(cell, device):
         others = [other.grad for key, other in named.items() if key != name]
         assert not any(gradient is not None for gradient in others)
         parameter.requires_grad_(False).grad = None
+
+
+def test_a_parameter_of_another_type_is_named(device):
+    stack = Stack("gru", 2, 2, 16, 2)
+    x, h = (tensor.float().to(device) for tensor in stack.inputs)
+    weight_ih, *parameters = (p.detach().float().to(device) for p in stack.module.parameters())
+    parameters[5] = parameters[5].half()
+    with pytest.raises(TypeError, match=r"bias_ih of layer 1 is torch.float16 but its layer"):
+        wavefront_stack("gru", x @ weight_ih.T, parameters, h)
+
+
+def test_a_list_of_states_is_as_good_as_a_pair(device):
+    stack = Stack("lstm", 2, 2, 16, 2)
+    x, *states = (tensor.float().to(device) for tensor in stack.inputs)
+    weight_ih, *parameters = (p.detach().float().to(device) for p in stack.module.parameters())
+    y, _ = wavefront_stack("lstm", x @ weight_ih.T, parameters, states)
+    assert torch.equal(y, wavefront_stack("lstm", x @ weight_ih.T, parameters, tuple(states))[0])
 
 
 def test_one_launch_each_way_and_every_layer_arrives_at_every_step(device, monkeypatch):
@@ -122,9 +137,19 @@ def test_what_does_not_fit_is_refused_with_the_reason(device, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda a: a["parameters"].pop(), r"parameters must be 2 \+ 4·\(L − 1\) tensors; got 5"),
+        (lambda a: a["parameters"].pop(), r"parameters must be 3 \+ 4·\(L − 1\) tensors; got 6"),
         (lambda a: a.update(state=a["state"][:1]), r"the state of 2 layers must be \(2, B, H\)"),
-        (lambda a: a["parameters"].__setitem__(2, torch.zeros(16, 9)), r"layer 1 must take H"),
+        (lambda a: a.update(state=(a["state"],) * 2), "of a rnn_tanh is a tensor; got tuple"),
+        (lambda a: a.update(state=(a["state"],) * 3, cell="lstm"), "is a pair"),
+        (
+            lambda a: a["parameters"].__setitem__(3, torch.zeros(16, 9)),
+            r"weight_ih of layer 1 must have shape \(16, 16\); got \(16, 9\)",
+        ),
+        (lambda a: a["parameters"].__setitem__(1, torch.zeros(9)), "bias_ih of layer 0 must have"),
+        (
+            lambda a: a["parameters"].__setitem__(3, torch.zeros(16, 16, device="meta")),
+            "weight_ih of layer 1 is on meta but its layer on",
+        ),
         (lambda a: a.update(cell="elman"), "cell must be one of"),
         (lambda a: a.update(input_precision="tf16"), "input_precision must be one of"),
     ],
@@ -137,7 +162,7 @@ def test_wrong_arguments_are_named(change, said, device):
     arguments = {
         "cell": "rnn_tanh",
         "gates_x": zeros(3, 2, 16),
-        "parameters": [zeros(16, 16), zeros(16), *square],
+        "parameters": [*square[1:], *square],
         "state": zeros(2, 2, 16),
         "input_precision": "ieee",
     }

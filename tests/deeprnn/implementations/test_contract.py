@@ -128,6 +128,19 @@ def test_outputs_and_every_gradient_are_torchs(name, cell, size):
 
 
 @pytest.mark.parametrize(("name", "cell"), BY_CELL)
+def test_gradients_that_are_summed_up_over_two_calls_are_twice_one(name, cell):
+    """No two parameters share one: clipping, or another call, changes what lies there."""
+    module = build(name, cell, FEW)
+    x, states = inputs(cell, FEW)
+    once: list[Tensor] = []
+    for _ in range(2):
+        torch.autograd.backward([o.sum() for o in call(module, x, states)])
+        once = once or [p.grad.clone() for p in module.parameters()]
+    for (key, parameter), gradient in zip(module.named_parameters(), once, strict=True):
+        torch.testing.assert_close(parameter.grad, 2 * gradient, rtol=1e-4, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize(("name", "cell"), BY_CELL)
 def test_gradients_that_come_through_the_final_state_alone(name, cell):
     torch.manual_seed(2)
     module = build(name, cell, FEW)
