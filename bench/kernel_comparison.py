@@ -95,36 +95,67 @@ def over_reference(layer: pd.DataFrame, kernel: str) -> Figure | None:
 def ranked(layer: pd.DataFrame) -> list[tuple[str, Figure]]:
     """Whole stacks, forward + backward, in a graph: the fastest kernel first."""
     part, execution, mode = COMPARED
-    figures = {
-        str(kernel): figure
-        for kernel in layer["kernel"].unique()
-        if (figure := Figure.of(layer, part, kernel, execution, mode)) is not None
-    }
+    figures = {}
+    for kernel in map(str, layer["kernel"].unique()):
+        figure = Figure.of(layer, part, kernel, execution, mode)
+        if figure is not None:
+            # Of two timings their mean: what factors are of must also be what is ranked.
+            figures[kernel] = (captured_reference(layer) if kernel == TORCH_NN else None) or figure
     return sorted(figures.items(), key=lambda item: item[1].median)
 
 
+def untimed(layer: pd.DataFrame) -> list[str]:
+    """Kernels that could run and have no figure: without them nobody is the fastest."""
+    part, execution, mode = COMPARED
+    rows = layer[
+        (layer["part"] == part) & (layer["execution"] == execution) & (layer["mode"] == mode)
+    ]
+    return [str(name) for name in rows["kernel"][~rows["status"].isin(["ok", "unsupported"])]]
+
+
+def _winners(layer: pd.DataFrame) -> list[tuple[str, Figure]]:
+    """The fastest kernel, and those that cannot be told from it."""
+    found = ranked(layer)
+    best = found[0][1]
+    return [one for one in found if one[1].times_as_fast_as(best).high >= 1]
+
+
 def verdict(layers: Mapping[str, pd.DataFrame]) -> list[str]:
-    """A sentence for each kernel that is the fastest of some layers, the most frequent first."""
-    winners: dict[str, list[float]] = {}
-    compared = 0
-    for layer in layers.values():
-        if (found := ranked(layer)) and captured_reference(layer) is not None:
-            compared += 1
-            ratio = over_reference(layer, found[0][0])
-            assert ratio is not None
-            winners.setdefault(found[0][0], []).append(ratio.median)
-    if not compared:
-        return [f"No stack of layers was timed beside `{TORCH_NN}` in a CUDA graph."]
+    """A sentence for each kernel that is the fastest of some layers, the most frequent first.
+
+    Layers in which a kernel has no figure that could have one are left out, and counted.
+    """
+    winners: dict[tuple[str, ...], list[float]] = {}
+    compared = [
+        layer
+        for layer in layers.values()
+        if ranked(layer) and captured_reference(layer) is not None
+    ]
+    whole = [layer for layer in compared if not untimed(layer)]
+    for layer in whole:
+        best = _winners(layer)
+        ratio = over_reference(layer, best[0][0])
+        assert ratio is not None
+        winners.setdefault(tuple(sorted(name for name, _ in best)), []).append(ratio.median)
     sentences: list[str] = []
-    for kernel, ratios in sorted(winners.items(), key=lambda item: -len(item[1])):
-        sentence = f"`{kernel}` is the fastest in {len(ratios)} of {counted(compared, 'stack')}"
-        if kernel != TORCH_NN:
+    for kernels, ratios in sorted(winners.items(), key=lambda item: -len(item[1])):
+        names = " and ".join(f"`{kernel}`" for kernel in kernels)
+        fastest_of = (
+            "is the fastest" if len(kernels) == 1 else "cannot be told apart as the fastest"
+        )
+        sentence = f"{names} {fastest_of} in {len(ratios)} of {counted(len(whole), 'stack')}"
+        if TORCH_NN not in kernels:
             low, high = f"{min(ratios):.2f}", f"{max(ratios):.2f}"
             times = low if low == high else f"{low} to {high}"
             sentence += f", {times} times as fast as `{TORCH_NN}`"
         if not sentences:
             sentence += ": forward + backward, all in a CUDA graph"
         sentences.append(sentence + ".")
+    if not whole:
+        sentences.append(f"No stack of layers was timed whole beside `{TORCH_NN}` in a CUDA graph.")
+    elif len(whole) < len(compared):
+        cut = len(compared) - len(whole)
+        sentences.append(f"{counted(cut, 'more stack')} cannot be judged: kernels lack figures.")
     return sentences
 
 
@@ -132,21 +163,30 @@ def fastest(layers: Mapping[str, pd.DataFrame]) -> Table | None:
     """One line a layer: its fastest kernel against the reference, captured as well and eager."""
     _, _, mode = COMPARED
     rows = []
+    nothing = Cell(tables.MISSING)
     for name, layer in layers.items():
         if not (found := ranked(layer)):
+            continue
+        if lacking := untimed(layer):
+            names = ", ".join(f"`{kernel}`" for kernel in lacking)
+            rows.append((Cell(name), Cell(f"not told: {names} without a figure"), *[nothing] * 4))
             continue
         kernel, figure = found[0]
         over = None if kernel == TORCH_NN else over_reference(layer, kernel)
         eager = Figure.of(layer, COMPARED[0], TORCH_NN, "eager", mode)
-        second = Cell(f"`{found[1][0]}`", f"{found[1][1].median:.3g}") if len(found) > 1 else None
+        second = nothing
+        if len(found) > 1:
+            is_tie = len(_winners(layer)) > 1
+            detail = f"{found[1][1].median:.3g}" + (", not told apart" if is_tie else "")
+            second = Cell(f"`{found[1][0]}`", detail)
         rows.append(
             (
                 Cell(name),
                 Cell(f"`{kernel}`"),
                 figure.cell,
-                over.factor if over else Cell(tables.MISSING),
-                figure.times_as_fast_as(eager).factor if eager else Cell(tables.MISSING),
-                second or Cell(tables.MISSING),
+                over.factor if over else nothing,
+                figure.times_as_fast_as(eager).factor if eager else nothing,
+                second,
             )
         )
     if not rows:
@@ -171,11 +211,13 @@ def conditions(timed: pd.DataFrame) -> list[str]:
     moved = drift(timed)
     if moved is not None:
         control = Figure.of(timed, "control", TORCH_NN, execution, mode)
-        warning = "; ratios of this layer are no finer than that"
-        said.append(
+        sentence = (
             f"`{TORCH_NN}` once more, after all the others: {control} in a graph, forward + "
-            f"backward, {100 * moved:+.1f} %{warning if abs(moved) > DRIFTED_ABOVE else ''}."
+            f"backward, {100 * moved:+.1f} %; × is against the mean of both"
         )
+        if abs(moved) > DRIFTED_ABOVE:
+            sentence += "; ratios of this layer are no finer than that"
+        said.append(f"{sentence}.")
     clocks = timed["sm_clock_mhz"].dropna()
     if not clocks.empty:
         low, high = f"{clocks.min():,.0f}", f"{clocks.max():,.0f}"

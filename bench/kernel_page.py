@@ -28,7 +28,7 @@ from bench.kernel_table import KERNELS, PRECISIONS
 from bench.page_parts import Cell, Table
 from bench.plots import kernels as kernel_plots
 from bench.report import replace_file, template
-from bench.stored import load_environment, load_kernels
+from bench.stored import PLANNED_ROWS, load_environment, load_kernels
 from bench.wording import counted, precision
 
 LAYER = (
@@ -96,14 +96,23 @@ def render(directory: Path) -> Summary:
     table = load_kernels(directory)
     layers = layers_of(table)
     drawn = plots.write(kernel_plots.PLOTS, layers, directory / "plots")
-    summary = Summary(verdict(layers), directory / "kernels.html")
+    environment = load_environment(directory)
+    planned = environment.get("Run", {}).get(PLANNED_ROWS)
+    # A layer's control is its last row: where a run was cut, one without is not whole.
+    is_cut = planned is not None and planned > len(table)
+    judged = {
+        name: layer
+        for name, layer in layers.items()
+        if not is_cut or (layer["part"] == "control").any()
+    }
+    summary = Summary(verdict(judged), directory / "kernels.html")
     missing = table[table["status"] != "ok"]
     values = {
         "verdict": summary.verdict,
         "about": _about(table),
-        "environment": load_environment(directory),
-        "problems": _problems(layers, table),
-        "fastest": fastest(layers),
+        "environment": environment,
+        "problems": _problems(layers, table, planned),
+        "fastest": fastest(judged),
         "plots": drawn,
         "layers": [
             _layer(name, layer) for name, layer in layers.items() if (layer["status"] == "ok").any()
@@ -140,7 +149,7 @@ def _about(table: pd.DataFrame) -> list[tuple[str, str]]:
 def _layer(name: str, layer: pd.DataFrame) -> Layer:
     timed = layer[layer["status"] == "ok"]
     shown = [_part(title, timed[timed["part"] == part], layer) for part, title in PARTS.items()]
-    shown.append(_tiles(timed[timed["part"] == "tile"]))
+    shown.append(_tiles(layer[layer["part"] == "tile"]))
     anchor = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     tabled = [table for table in shown if table is not None]
     return Layer(name, anchor, tabled, conditions(timed), _command(layer))
@@ -204,20 +213,28 @@ def _part(title: str, timed: pd.DataFrame, layer: pd.DataFrame) -> Table | None:
     return Table(title, tuple((head, "") for head in heads), tuple(rows))
 
 
-def _tiles(timed: pd.DataFrame) -> Table | None:
+def _tiles(tiles: pd.DataFrame) -> Table | None:
     """Kernels with each tile that fits: the usual one first, the fastest marked."""
-    if timed.empty:
-        return None
     heads = ("kernel", "direction", "rows x units of a program", "µs a step", "× the usual")
     rows = []
-    for (kernel, _), group in timed.groupby(["kernel", "mode"], sort=False):
-        figures = [Figure.in_row(row) for row in group.to_dict("records")]
-        best = min(figures, key=lambda figure: figure.median)
+    for (kernel, _), group in tiles.groupby(["kernel", "mode"], sort=False):
+        figures = [
+            Figure.in_row(row) if row["status"] == "ok" else None
+            for row in group.to_dict("records")
+        ]
+        usual = figures[0]
+        best = min((f for f in figures if f is not None), key=lambda f: f.median, default=None)
         for tile, figure in zip(group["tile"], figures, strict=True):
             direction, _, name = str(tile).partition(" ")
-            name += ", the fastest" if figure is best else ""
-            over = figure.times_as_fast_as(figures[0])
-            rows.append((Cell(str(kernel)), Cell(direction), Cell(name), figure.cell, over.factor))
+            if figure is None and figure is not usual:
+                continue  # it stands among those without a figure
+            name += ", the fastest" if figure is best and best is not None else ""
+            over = figure.times_as_fast_as(usual).factor if figure and usual else None
+            cells = (figure.cell if figure else None, over)
+            words = (Cell(str(kernel)), Cell(direction), Cell(name))
+            rows.append((*words, *(cell or Cell(tables.MISSING) for cell in cells)))
+    if not rows:
+        return None
     return Table(TILES, tuple((head, "") for head in heads), tuple(rows), worded=heads[1:3])
 
 
@@ -255,9 +272,14 @@ def _added(short: dict[Any, Any], early: str, long: dict[Any, Any], late: str) -
     return float((total[1] - total[0]) / (long["num_steps"] - short["num_steps"]))
 
 
-def _problems(layers: dict[str, pd.DataFrame], table: pd.DataFrame) -> list[str]:
+def _problems(
+    layers: dict[str, pd.DataFrame], table: pd.DataFrame, planned: int | None
+) -> list[str]:
     """What to know before a figure is believed: one sentence each."""
     said = []
+    if planned is not None and planned > len(table):
+        cut = planned - len(table)
+        said.append(f"The run was cut: {cut} of {counted(planned, 'planned row')} are not here.")
     wanted = table[table["status"] != "unsupported"]
     lacking = wanted[wanted["status"] != "ok"]
     if not lacking.empty:

@@ -13,6 +13,7 @@ from bench import terminal
 from bench.kernel_table import CELLS, KERNELS, PRECISIONS, Spec, specs
 from bench.options import cuda_is_present, directory_of_its_own, within
 from bench.results import ResultsError, write_json
+from bench.stored import PLANNED_ROWS, holds
 from bench.terminal import refuse
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _time(
             run.plan()
             run_id = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
             directory = _directory(output or _usual(REPORTS / run.about["machine"], run_id))
-            of_run["Commit"] = run.about["commit"]
+            of_run |= {"Commit": run.about["commit"], PLANNED_ROWS: len(run.rows)}
             environment = run.about["environment"] | {"Run": of_run}
             write_json(directory / "environment.json", environment)
             kernels = len(run.kernels())
@@ -203,9 +204,9 @@ def _usual(machine: Path, run_id: str) -> Path:
 
 
 def _directory(path: Path) -> Path:
-    """A directory without a table yet."""
-    if KERNELS.path(path).exists():
-        raise ResultsError(f"{path} already holds {KERNELS.filename}; give another --output")
+    """A directory without a report yet."""
+    if name := holds(path):
+        raise ResultsError(f"{path} already holds a report ({name}); give another --output")
     return _made(path, "--output")
 
 

@@ -21,7 +21,7 @@ from bench.progress import RunProgress
 from bench.results import RERUN, TRAINING, ResultsError, write_json
 from bench.rows import run_command
 from bench.runner import Runner, wall_time
-from bench.stored import REPORTS, load_environment, load_plan
+from bench.stored import REPORTS, holds, load_environment, load_plan
 from bench.wording import counted, precision
 from bench.workloads import Profile
 
@@ -62,9 +62,9 @@ def open_directory(answer: dict[str, Any], output: Path | None, resume: bool) ->
         # Measured once: the rows of one report refer to one ceiling.
         answer["peaks"] = stored.get("peaks") or answer["peaks"]
         return directory
-    if (directory / "plan.json").exists() or TRAINING.path(directory).exists():
+    if name := holds(directory):
         raise ResultsError(
-            f"{directory} already holds a report; continue it with --resume, "
+            f"{directory} already holds a report ({name}); continue a run with --resume, "
             "or give another --output"
         )
     plan["peaks"] = answer["peaks"]

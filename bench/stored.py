@@ -20,6 +20,9 @@ REPORTS = Path("reports")
 
 PLAN_SCHEMA = 1
 
+PLANNED_ROWS = "Planned rows"
+"""Of a ``kernels.csv``'s ``environment.json``: how many rows it has where nothing cut the run."""
+
 Shape = Any
 """How a JSON value must look: a type or several; ``[shape]`` for a list of such; or a dictionary.
 
@@ -116,8 +119,16 @@ ENVIRONMENT: Shape = {
     "Machine?": {"Processor?": TEXT},
     "Versions?": {"*": object},
     "Measured?": {"*": object},
-    "Run?": {"Wall time (s)?": NUMBER},
+    "Run?": {"Wall time (s)?": NUMBER, f"{PLANNED_ROWS}?": int},
 }
+
+
+def holds(directory: Path) -> str | None:
+    """A file of a report of any kind that ``directory`` holds already; None where there is none."""
+    for name in ("plan.json", TRAINING.filename, KERNELS.filename):
+        if (directory / name).exists():
+            return name
+    return None
 
 
 def load_plan(path: Path) -> dict[str, Any]:
@@ -193,11 +204,19 @@ def load_tables(directory: Path) -> Tables:
     return tables
 
 
+IDENTITY = (
+    *("row_id", "part", "kernel", "cell", "num_layers", "hidden_size", "batch_size", "num_steps"),
+    *("dtype", "matmul_precision", "execution", "mode"),
+)
+"""Columns without which nobody knows what a row of ``kernels.csv`` is of."""
+
+
 def load_kernels(directory: Path) -> pd.DataFrame:
     """``kernels.csv``, of a run that may still go on.
 
     Raises ``ResultsError``, one line, where there is none, for a damaged one, two rows with one
-    id, an unknown status, or a row that was timed and has no figure.
+    id, a row that does not say what it is of, an unknown status, or a row that was timed and has
+    no figure.
     """
     path = KERNELS.path(directory)
     if not path.exists():
@@ -205,6 +224,10 @@ def load_kernels(directory: Path) -> pd.DataFrame:
     table = KERNELS.load(directory)
     _unique(path, table["row_id"])
     _known(path, table["status"])
+    for column in IDENTITY:
+        empty = table["row_id"][table[column].isna() | (table[column] == "").fillna(False)]
+        if not empty.empty:
+            raise _damaged(path, f"{empty.iloc[0] or 'a row'} has no {column}")
     figures = [f"microseconds_per_step{end}" for end in ("", "_low", "_high")]
     timed = table[table["status"] == "ok"]
     is_sound = ((timed[figures] > 0) & (timed[figures] < math.inf)).all(axis=1)

@@ -17,7 +17,13 @@ names = "good hang hang-again die bad last".split()
 rows = [
     {"row_id": name, "kernel": name[:4], "status": "", "reason": ""} for name in names
 ]
-rows.append({"row_id": "refused", "status": "unsupported", "reason": "not here"})
+rows.append(
+    {"row_id": "refused", "kernel": "k", "status": "unsupported", "reason": "not here"}
+)
+of_all = {"part": "stack", "cell": "gru", "num_layers": 1, "hidden_size": 16, "batch_size": 2}
+of_all |= {"num_steps": 3, "dtype": "float32", "matmul_precision": "ieee"}
+of_all |= {"execution": "cuda_graph", "mode": "forward"}
+rows = [{**row, **of_all} for row in rows]
 about = {"device": "d", "machine": "m", "commit": "c", "compile_at_once": 1}
 about["environment"] = {"GPU": {"Name": "d"}}
 print(json.dumps({"rows": rows, **about}), flush=True)
@@ -37,7 +43,7 @@ for name in message["fill"]:
     if name == "die":
         os._exit(9)
     status = "crashed" if name == "bad" else "ok"
-    row = {"row_id": name, "status": status, "reason": "r"}
+    (row,) = [{**row, "status": status, "reason": "r"} for row in rows if row["row_id"] == name]
     if status == "ok":
         row |= {f"microseconds_per_step{end}": 1.0 for end in ("", "_low", "_high")}
     print(json.dumps({"row": row}), flush=True)

@@ -4,9 +4,11 @@ import json
 import shutil
 
 from bench import index, ranking
+from bench.kernel_rows import Row
 from bench.kernel_table import KERNELS
 from bench.results import read_json
 
+from .conftest import TINY
 from .example_report import write
 
 
@@ -41,7 +43,8 @@ def test_a_damaged_table_of_kernels_is_named(tmp_path):
     directory = tmp_path / "my-machine" / "kernels"
     directory.mkdir(parents=True)
     figures = {f"microseconds_per_step{end}": 1.0 for end in ("", "_low", "_high")}
-    row = {"row_id": "a", "status": "ok", "device": "A | B", "commit": "c", **figures}
+    row = Row(TINY, "stack", "a", "cuda_graph", "forward").columns()
+    row |= {"status": "ok", "device": "A | B", "commit": "c", **figures}
     KERNELS.append(directory, [row])
     text = index.write(tmp_path).read_text("utf-8")
     assert "- [my-machine](my-machine/kernels/kernels.md): 1 of 1 rows on A \\| B, commit c" in text

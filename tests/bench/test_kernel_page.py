@@ -99,7 +99,10 @@ def test_the_page_begins_with_the_fastest_of_each_layer(tmp_path):
     heads = "| µs a step | × `torch_nn` in a graph | × `torch_nn` eager | second |"
     assert f"| layers | fastest {heads}\n|---|---|---|---|---|---|\n{layer}" in page
     assert "once more, after all the others: 6.6 (6.5 to 6.7)" in page
-    assert "+10.0 %; ratios of this layer are no finer than that." in page
+    assert (
+        "+10.0 %; × is against the mean of both; ratios of this layer are no finer than that."
+        in page
+    )
     assert "Clock of the multiprocessors: 1,410–1,980 MHz." in page
     assert page.index("fastest of each layer") < page.index("## lstm")
     head = (
@@ -109,7 +112,7 @@ def test_the_page_begins_with_the_fastest_of_each_layer(tmp_path):
     assert "| torch_nn | 12 (11 to 13) | 6 (5.9 to 6.1) | 1 |" in page
     assert "| b | – | 3 (2.9 to 3.1) | 2.10 (1.90 to 2.31) |" in page
 
-    page = page_of(tmp_path, fastest, timed("torch_nn", 6.6, 0, 0, status="crashed"))
+    page = page_of(tmp_path, fastest, timed("torch_nn", 6.6, 0, 0, status="unsupported"))
     assert layer + "| – | – | – |" in page
     assert "once more, after all" not in page
     assert "processors: 1,410 MHz" in page
@@ -117,9 +120,9 @@ def test_the_page_begins_with_the_fastest_of_each_layer(tmp_path):
     page = page_of(tmp_path, reference, timed("c", 7.0, 6.9, 7.1), eager)
     assert "`torch_nn` | 6 (5.9 to 6.1) | – | 2.00 (1.80 to 2.20) | `c` (7) |" in page
     page = page_of(tmp_path, reference, {**control, "microseconds_per_step": 6.12})
-    assert "+2.0 %." in page
+    assert "+2.0 %; × is against the mean of both." in page
     page = page_of(tmp_path, reference, {**control, "microseconds_per_step": 5.7})
-    assert "-5.0 %; ratios" in page
+    assert "-5.0 %; × is against the mean of both; ratios" in page
     page = page_of(tmp_path, eager)
     assert "fastest of each" not in page
     assert "× `torch_nn`" not in page
@@ -200,8 +203,62 @@ def test_the_verdict_says_who_wins_how_often_and_by_how_much():
         "+ backward, all in a CUDA graph.",
         "`torch_nn` is the fastest in 1 of 3 stacks.",
     ]
-    nobody = ["No stack of layers was timed beside `torch_nn` in a CUDA graph."]
+    nobody = ["No stack of layers was timed whole beside `torch_nn` in a CUDA graph."]
     assert said([timed("a", 2.0, 1.9, 2.1)]) == said() == nobody
+
+
+def test_who_cannot_be_told_from_the_fastest_did_not_lose(tmp_path):
+    reference = timed("torch_nn", 6.0, 5.9, 6.1)
+    page = page_of(tmp_path, reference, timed("a", 2.0, 1.9, 2.1), timed("b", 2.05, 2.0, 2.2))
+    assert "**`a` and `b` cannot be told apart as the fastest in 1 of 1 stack, 3.00 tim" in page
+    assert "| `b` (2.05, not told apart) |" in page
+    page = page_of(tmp_path, reference, timed("a", 6.05, 5.8, 6.2))
+    assert "**`a` and `torch_nn` cannot be told apart as the fastest in 1 of 1 stack: forw" in page
+
+
+def test_the_reference_is_ranked_by_what_factors_are_of(tmp_path):
+    """First 6.0, later 5.6: a kernel with 5.9 is ahead of the first alone."""
+    rows = [
+        timed("torch_nn", 6.0, 6.0, 6.0),
+        timed("a", 5.9, 5.9, 5.9),
+        timed("torch_nn", 5.6, 5.6, 5.6, part="control"),
+    ]
+    page = page_of(tmp_path, *rows)
+    assert "| `torch_nn` | 5.8 (5.6 to 6) | – |" in page
+    assert "0.98 times as fast" not in page
+
+
+def test_without_a_kernels_figure_nobody_is_the_fastest(tmp_path):
+    reference, slow = timed("torch_nn", 6.0, 5.9, 6.1), timed("a", 3.0, 2.9, 3.1)
+    late = timed("b", None, None, None, status="timeout", reason="no time")
+    page = page_of(tmp_path, reference, slow, late)
+    assert "**No stack of layers was timed whole beside `torch_nn` in a CUDA graph.**" in page
+    assert "TF32 | not told: `b` without a figure | – | – | – | – |" in page
+    other = [{**row, "hidden_size": 512, "row_id": f"512/{n}"} for n, row in
+             enumerate([reference, slow])]  # fmt: skip
+    page = page_of(tmp_path, reference, slow, late, *other)
+    assert "**`a` is the fastest in 1 of 1 stack, 2.00 times" in page
+    assert "- 1 more stack cannot be judged: kernels lack figures." in page
+    cannot = {**late, "status": "unsupported"}
+    assert "`a` is the fastest in 1 of 1" in page_of(tmp_path, reference, slow, cannot)
+
+
+def test_a_run_that_was_cut_judges_whole_layers_alone(tmp_path):
+    """Rows that were not reached are not there; a layer's last is its control."""
+    whole = [
+        timed("torch_nn", 6.0, 5.9, 6.1), timed("a", 3.0, 2.9, 3.1),
+        timed("torch_nn", 6.0, 5.9, 6.1, part="control"),
+    ]  # fmt: skip
+    cut = [{**row, "hidden_size": 512, "row_id": f"512/{n}"} for n, row in enumerate(whole[:2])]
+    said = '{"Run": {"Planned rows": %d}}'
+    (tmp_path / "environment.json").write_text(said % 9, "utf-8")
+    page = page_of(tmp_path, *whole, *cut)
+    assert "- The run was cut: 4 of 9 planned rows are not here." in page
+    assert "`a` is the fastest in 1 of 1 stack, 2.00" in page
+    (tmp_path / "environment.json").write_text(said % 5, "utf-8")
+    page = page_of(tmp_path, *whole, *cut)
+    assert "The run was cut" not in page
+    assert "`a` is the fastest in 2 of 2 stacks, 2.00" in page
 
 
 def test_what_to_know_before_a_figure_is_believed_comes_first(tmp_path):
@@ -262,6 +319,8 @@ def test_rendering_again_gives_the_same_bytes_and_evil_words_stay_words(tmp_path
     [
         ([timed("a", 2.0, 1.9, 2.1)] * 2, "has two rows for stack/a/cuda_graph"),
         ([timed("a", 2.0, 1.9, 2.1, status="fine")], "has the status 'fine', which is none of ok"),
+        ([timed("a", 2.0, 1.9, 2.1, num_layers=None)], "stack/a/cuda_graph has no num_layers"),
+        ([timed("a", 2.0, 1.9, 2.1, cell="")], "stack/a/cuda_graph has no cell"),
         ([timed("a", 2.0, 0.0, 2.1)], "stack/a/cuda_graph was timed and has no figure"),
         ([timed("a", None, None, None)], "stack/a/cuda_graph was timed and has no figure"),
         ([timed("a", 2.0, 1.9, float("inf"))], "was timed and has no figure"),
@@ -366,8 +425,21 @@ def test_tiles_stand_beside_the_usual_one(tmp_path):
         in page
     )
     assert "- crashed: spoilt: `triton_dataflow/forward 32x8`" in page
+    assert "| 32x8" not in page
     assert "A step alone" not in page
     assert page.count("Each tile that fits") == 2  # one a layer
+
+
+def test_tiles_have_no_factor_where_the_usual_one_has_no_figure(tmp_path):
+    rows = [
+        {**timed("a", median, median, median, part="tile", status=status, tile=f"forward {tile}"),
+         "row_id": tile}
+        for tile, median, status in
+        (("8x8", None, "crashed"), ("16x8", 1.6, "ok"), ("16x16", 2.0, "ok"))
+    ]  # fmt: skip
+    page = page_of(tmp_path, *rows)
+    assert "| a | forward | 8x8 | – | – |" in page
+    assert "| a | forward | 16x8, the fastest | 1.6 (1.6 to 1.6) | – |" in page
 
 
 def test_a_table_from_before_there_were_tiles_is_read(tmp_path):

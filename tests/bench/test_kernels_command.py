@@ -11,10 +11,13 @@ import typer
 from typer.testing import CliRunner
 
 from bench import kernel_runner, kernels_command
+from bench.kernel_rows import Row
 from bench.kernel_table import KERNELS
 from bench.kernels_command import kernels
 from bench.results import ResultsError
 from bench.stored import load_environment
+
+from .conftest import TINY
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +66,14 @@ def test_wrong_use_is_one_line(arguments, said, command):
 
 def test_a_table_is_not_written_over(tmp_path):
     KERNELS.append(tmp_path, [])
-    with pytest.raises(ResultsError, match=r"already holds kernels.csv; give another --output"):
+    with pytest.raises(ResultsError, match=r"a report \(kernels.csv\); give another --output"):
+        kernels_command._directory(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "training.csv"])
+def test_nor_is_a_report_of_another_kind(name, tmp_path):
+    (tmp_path / name).write_text("", "utf-8")
+    with pytest.raises(ResultsError, match=rf"a report \({name}\); give another --output"):
         kernels_command._directory(tmp_path)
 
 
@@ -108,6 +118,7 @@ def test_a_whole_run_leaves_table_and_page(command, tmp_path, monkeypatch, misbe
     assert environment["Run"]["Commit"] == "c"
     assert environment["Run"]["Started"] <= environment["Run"]["Finished"]
     assert 0 < environment["Run"]["Wall time (s)"] < 60
+    assert environment["Run"]["Planned rows"] == len(table) == 7
 
 
 def test_a_run_that_is_stopped_before_its_first_row_leaves_no_table(tmp_path, monkeypatch, capsys):
@@ -146,7 +157,8 @@ def test_what_many_rows_say_is_said_once(tmp_path, monkeypatch, capsys):
     class OutOfTime:
         def __init__(self, *arguments, **options):
             self.about = {"device": "d", "machine": "m", "commit": "c", "environment": {}}
-            self.rows = {str(number): {"row_id": str(number), "status": ""} for number in range(5)}
+            columns = Row(TINY, "stack", "a", "cuda_graph", "forward").columns()
+            self.rows = {str(n): {**columns, "row_id": str(n), "status": ""} for n in range(5)}
 
         def plan(self):
             pass
