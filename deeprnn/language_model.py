@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,6 +44,12 @@ class LanguageModel(nn.Module):
         if rnn.initialization == "normal":  # the scratch network draws its output layer likewise
             nn.init.normal_(self.output.weight, std=0.01)
             nn.init.zeros_(self.output.bias)
+
+    def _apply(self, *arguments: Any, **options: Any) -> LanguageModel:
+        super()._apply(*arguments, **options)
+        if not self.one_hot.is_meta:  # it may come from there, without numbers, and is not stored
+            self.one_hot.zero_().fill_diagonal_(1)
+        return self
 
     def forward(
         self, tokens: Tensor, state: Tensor | tuple[Tensor, Tensor] | None = None

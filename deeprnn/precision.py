@@ -24,5 +24,9 @@ def set_matmul_precision(precision: str) -> None:
 
 
 def get_matmul_precision() -> str:
-    """``"ieee"`` or ``"tf32"``: what :func:`set_matmul_precision` set last, or torch's default."""
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    """``"ieee"`` or ``"tf32"``: what was set last, here or by torch's own switches, old or new."""
+    try:
+        allowed = torch.backends.cuda.matmul.allow_tf32
+    except RuntimeError:  # the new switch was used, after which the old one refuses to answer
+        allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if allowed else "ieee"

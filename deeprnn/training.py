@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from deeprnn.cells import STATES
 from deeprnn.language_model import LanguageModel
 from deeprnn.minibatches import Minibatches
+from deeprnn.precision import get_matmul_precision
 
 State = Tensor | tuple[Tensor, Tensor]
 
@@ -89,13 +90,23 @@ class Trainer:
     def prepare(self) -> _EagerSteps | _GraphedSteps:
         """Capture the CUDA graph, if that is how to run; the weights are left as they were.
 
-        Capturing resets PyTorch's peak-memory statistics: afterwards they tell what a step takes.
+        Captured anew where what a graph keeps has changed: the learning rate, the norm, the
+        precision of products, where the parameters lie. Capturing resets PyTorch's peak-memory
+        statistics: afterwards they tell what a step takes.
 
         Raises ValueError where a graph is asked for and there is no CUDA device.
         """
-        if self._runner is None:
+        if self._runner is None or self._runner.made_for != self._made_for():
+            self._runner = None  # the memory of the one before goes first
             self._runner = (_EagerSteps if self.execution == "eager" else _GraphedSteps)(self)
         return self._runner
+
+    def _made_for(self) -> tuple[object, ...]:
+        """What a captured step does not look at again."""
+        if self.execution == "eager":
+            return ()
+        settings = (self.learning_rate, self.max_gradient_norm, get_matmul_precision())
+        return (*settings, *(parameter.data_ptr() for parameter in self.parameters))
 
     def forget_gradients(self) -> None:
         """Drop all gradients, so that the next step writes new ones instead of adding."""
@@ -133,6 +144,7 @@ class _EagerSteps:
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
+        self.made_for = trainer._made_for()
         self.loss_sum = torch.zeros((), device=trainer.minibatches.tokens.device)
         self.state: State | None = None
 
@@ -155,6 +167,7 @@ class _GraphedSteps:
         minibatches = trainer.minibatches
         device = minibatches.tokens.device
         _must_be_cuda(device)
+        self.made_for = trainer._made_for()
         rnn = trainer.model.rnn
         shape = (rnn.num_layers, minibatches.batch_size, rnn.hidden_size)
         dtype = trainer.model.output.weight.dtype

@@ -47,15 +47,22 @@ CHIPS = {
 }
 
 
+NEEDS_GPU = "kernels need a GPU or TRITON_INTERPRET=1 set before import"
+
 # Nothing limits the interpreter, but its programs run one after another: one slice of units.
 INTERPRETER = Chip("interpreter", 1, 1 << 40)
 
 
 @functools.cache
 def chip_of(device: torch.device) -> Chip:
-    """What is known of the GPU behind `device`; nothing limits the interpreter."""
+    """What is known of the GPU behind `device`; nothing limits the interpreter.
+
+    Raises ValueError for another device, outside of the interpreter.
+    """
     if INTERPRETED:
         return INTERPRETER
+    if device.type != "cuda":
+        raise ValueError(f"{NEEDS_GPU}; got {device}")
     properties = torch.cuda.get_device_properties(device)
     # the most that a program may ask for; AMD has no larger amount to opt in to
     shared = getattr(properties, "shared_memory_per_block_optin", 0)

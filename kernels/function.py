@@ -129,9 +129,7 @@ def check_layer(cell: str, gates_x: Tensor, weight_hh: Tensor, bias_hh: Tensor, 
     if gates_x.dtype == torch.float64 and not chips.INTERPRETED:
         raise TypeError("float64 runs in Triton's interpreter only; got float64 on a device")
     if not chips.INTERPRETED and not gates_x.is_cuda:
-        raise ValueError(
-            f"kernels need a GPU or TRITON_INTERPRET=1 set before import; got {gates_x.device}"
-        )
+        raise ValueError(f"{chips.NEEDS_GPU}; got {gates_x.device}")
     return h, c
 
 

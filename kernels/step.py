@@ -229,6 +229,20 @@ def compile_options(cell: str, H: int, dtype: torch.dtype, tile: tiling.Tile,
     }  # fmt: skip
 
 
+MOST_GROUPS = 65_535
+"""Groups of rows in a grid, which its second dimension holds."""
+
+
+def grid(B: int, H: int, G: int, tile: tiling.Tile) -> tuple[int, int]:
+    """Slices of units × groups of rows. Raises ValueError for more rows than one launch takes."""
+    groups = triton.cdiv(B, tile.block_b)
+    # Within a step elements are counted in 32 bits.
+    if groups > MOST_GROUPS or B * G * H >= 2**31:
+        most = min(MOST_GROUPS * tile.block_b, (2**31 - 1) // (G * H))
+        raise ValueError(f"B is {B}; a layer of this size takes {most} at once: split the batch")
+    return triton.cdiv(H, tile.block_h), groups
+
+
 def forward(cell: str, gates_x: torch.Tensor, weight_hh: torch.Tensor, bias_hh: torch.Tensor,
             first: Sequence[torch.Tensor], last: Sequence[torch.Tensor], hs: torch.Tensor,
             cs: torch.Tensor, saved: torch.Tensor, *, save: bool,
@@ -240,12 +254,12 @@ def forward(cell: str, gates_x: torch.Tensor, weight_hh: torch.Tensor, bias_hh: 
     H = weight_hh.shape[1]
     tile = tiling.step_tile(B, H, GATES[cell], gates_x.dtype, input_precision)
     options = compile_options(cell, H, gates_x.dtype, tile, input_precision)
-    grid = (triton.cdiv(H, tile.block_h), triton.cdiv(B, tile.block_b))
+    programs = grid(B, H, GATES[cell], tile)
     if tile.shares > 1:
         weight_hh = weight_hh.T.contiguous()
     with on_device_of(gates_x):
         for t in range(T):
-            step_forward_kernel[grid](
+            step_forward_kernel[programs](
                 gates_x, weight_hh, bias_hh, hs, cs, saved, t, B, SAVE=save, **options
             )
     for slots, state in zip((hs, cs), last, strict=False):
@@ -264,10 +278,10 @@ def backward(cell: str, grad_y: torch.Tensor, weight_hh: torch.Tensor, hs: torch
     T, B, H = grad_y.shape
     tile = tiling.step_tile(B, H, GATES[cell], grad_y.dtype, input_precision, backward=True)
     options = compile_options(cell, H, grad_y.dtype, tile, input_precision)
-    grid = (triton.cdiv(H, tile.block_h), triton.cdiv(B, tile.block_b))
+    programs = grid(B, H, GATES[cell], tile)
     with on_device_of(grad_y):
         for t in range(T - 1, -2, -1):
-            step_backward_kernel[grid](
+            step_backward_kernel[programs](
                 grad_y, weight_hh, hs, cs, saved, dgates_x, dgates_p, dh, dc, t, B,
                 LAST=t == T - 1, INITIAL=t == -1, **options,
             )  # fmt: skip

@@ -78,7 +78,7 @@ def step_tile(B: int, H: int, G: int, dtype: torch.dtype, input_precision: str, 
               backward: bool = False) -> Tile:  # fmt: skip
     """Tile of the step kernel for a layer of G gates and H units over B sequences.
 
-    Any B and H: masks cover what a tile has too many of.
+    Any H, and any B that `step.grid` takes: masks cover what a tile has too many of.
     """
     if INTERPRETED:
         # No parallelism to gain: few programs with large blocks, still more than one where H > 64.

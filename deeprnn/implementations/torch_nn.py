@@ -44,6 +44,8 @@ class TorchNN(DeepRNN):
                     device="meta",  # draws no random numbers; the shared parameters replace these
                 )
         self._share_parameters()
+        # Loaded with assign=True, parameters are other ones than before.
+        self.register_load_state_dict_post_hook(lambda own, _: own._share_parameters())
 
     def _share_parameters(self) -> None:
         for first, module in self._modules_by_first_layer.items():

@@ -91,6 +91,8 @@ class TorchNNPersistent(DeepRNN):
                     width, self.hidden_size, 1, device="meta"
                 )
         self._share_parameters()
+        # Loaded with assign=True, parameters are other ones than before.
+        self.register_load_state_dict_post_hook(lambda own, _: own._share_parameters())
 
     def _input_size(self, layer: int) -> int:
         return self.input_size if layer == 0 else self.hidden_size

@@ -68,6 +68,22 @@ def test_a_frozen_bias_stays_frozen(gpu):
     assert not torch.equal(run.model.rnn.bias_ih_l0, before)  # both are zero at first
 
 
+@pytest.mark.parametrize("what", ["learning_rate", "max_gradient_norm", "storage"])
+def test_what_a_graph_keeps_is_captured_anew_when_it_changes(what, gpu):
+    reached = []
+    for execution in ("cuda_graph", "eager"):
+        run = trainer(execution)
+        run.epoch(0)
+        if what == "storage":
+            run.model.double().float()
+        else:
+            setattr(run, what, 1e-3)
+        run.epoch(1)
+        reached.append(torch.cat([p.detach().flatten() for p in run.parameters]))
+    assert torch.equal(*reached)
+    assert [event for event, _ in gpu.events].count("capture") == 2
+
+
 def test_a_capture_changes_nothing_and_comes_after_all_that_compiles(gpu):
     run = trainer("cuda_graph")
     before = [parameter.clone() for parameter in run.parameters]

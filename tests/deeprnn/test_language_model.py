@@ -93,3 +93,13 @@ def test_an_empty_prefix_is_refused():
     model = language_model.build("torch_nn", "gru", 2, 4)
     with pytest.raises(ValueError, match="the prefix is empty"):
         generate(model, Vocabulary("a"), "", 3)
+
+
+def test_a_model_without_numbers_gets_them_with_the_stored_ones():
+    torch.manual_seed(0)
+    model = language_model.build("python_loop", "gru", 5, 16)
+    other = language_model.build("python_loop", "gru", 5, 16, device="meta")
+    other.to_empty(device="cpu")
+    other.load_state_dict(model.state_dict())
+    tokens = torch.tensor([[0], [4], [2]])
+    assert torch.equal(other(tokens)[0], model(tokens)[0])

@@ -23,3 +23,10 @@ def test_what_is_set_is_what_libraries_and_compilers_read(precision):
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="'fast' is unknown; use ieee or tf32"):
         set_matmul_precision("fast")
+
+
+@pytest.mark.parametrize("precision", ["tf32", "ieee"])
+def test_torchs_new_switch_is_understood(precision):
+    """After it torch refuses to read the old one."""
+    torch.backends.cuda.matmul.fp32_precision = precision
+    assert get_matmul_precision() == precision

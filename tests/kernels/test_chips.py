@@ -1,7 +1,9 @@
 """What is known of a GPU, and what its driver keeps."""
 
 import pytest
+import torch
 
+from kernels import chips
 from kernels.chips import CHIPS
 
 
@@ -20,3 +22,9 @@ from kernels.chips import CHIPS
 )
 def test_what_the_driver_keeps_of_every_program_is_not_given_out(name, needed, programs):
     assert CHIPS[name].programs_each(needed) == programs
+
+
+def test_a_processor_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(chips, "INTERPRETED", False)
+    with pytest.raises(ValueError, match=r"kernels need a GPU or TRITON_INTERPRET=1 .* got cpu"):
+        chips.chip_of.__wrapped__(torch.device("cpu"))

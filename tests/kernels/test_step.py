@@ -223,3 +223,13 @@ def good_arguments(**changed):
 def test_wrong_arguments_are_named(changed, error, message):
     with pytest.raises(error, match=message):
         step_layer(**good_arguments(**changed))
+
+
+@pytest.mark.parametrize(
+    ("B", "H", "block_b", "most"), [(300_000, 8, 4, 262_140), (1 << 19, 1024, 32, 524_287)]
+)
+def test_more_rows_than_a_launch_takes_are_refused(B, H, block_b, most):
+    tile = tiling.Tile(block_b, 32, 64, 4, 1)
+    with pytest.raises(ValueError, match=f"B is {B}; a layer of this size takes {most} at once"):
+        step.grid(B, H, 4, tile)
+    assert step.grid(most, H, 4, tile)[1] <= step.MOST_GROUPS

@@ -127,6 +127,18 @@ def test_outputs_and_every_gradient_are_torchs(name, cell, size):
     assert_same(ours, results(reference, x, states, torch.float64), BOUND)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_assigned_parameters_are_those_that_are_used_and_trained(name):
+    module, other = (build(name, "gru", FEW) for _ in range(2))
+    x, states = inputs("gru", FEW)
+    call(module, x, states)
+    module.load_state_dict(other.state_dict(), assign=True)
+    y, final = call(module, x, states)
+    torch.testing.assert_close(y, call(other, x, states)[0], rtol=1e-4, atol=1e-5)
+    torch.autograd.backward([y.sum(), final.sum()])
+    assert all(parameter.grad is not None for parameter in module.parameters())
+
+
 @pytest.mark.parametrize(("name", "cell"), BY_CELL)
 def test_gradients_that_are_summed_up_over_two_calls_are_twice_one(name, cell):
     """No two parameters share one: clipping, or another call, changes what lies there."""
