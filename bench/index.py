@@ -10,6 +10,7 @@ from bench.kernel_table import KERNELS
 from bench.ranking import PYTHON_LOOP, TORCH_NN, Report, Workload
 from bench.results import ResultsError
 from bench.stored import REPORTS, load_kernels, load_plan, load_tables
+from bench.verdict import unreliable
 
 INTRODUCTION = f"""# Reports
 
@@ -121,6 +122,12 @@ def _row(root: Path, report: Report, workload: Workload) -> list[str]:
     link = f"[{directory.name}]({directory.relative_to(root).as_posix()}/summary.md)"
     if only := report.plan.get("only"):
         link += f" of {', '.join(f'`{pattern}`' for pattern in only)} alone"
+    failed = [case for case in report.cases if case.status not in ("ok", "unsupported")]
+    if failed:
+        able = sum(case.status != "unsupported" for case in report.cases)
+        link += f", {len(failed)} of {able} cases without a result"
+    if unreliable(report):
+        link += ", **unreliable**"
     where = [
         directory.parent.name,
         link,

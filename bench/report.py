@@ -146,7 +146,7 @@ def _render(name: str, summary: Summary, drawn: list[plots.Plot]) -> str:
     return template(name).render(
         report=report,
         plan=report.plan,
-        corpus=report.plan.get("corpus") or {},
+        corpus=dict.fromkeys(("title", "name", "sha256")) | (report.plan.get("corpus") or {}),
         verdict=summary.verdict,
         winners=glance(report),
         winners_table=_markdown_table,

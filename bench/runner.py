@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 
 from bench import rows
 from bench.progress import RunProgress
@@ -87,7 +88,7 @@ class Runner:
         self.logs = directory / "logs"
         for table in (TRAINING, ROUNDS, CURVES, HELD_OUT, SAMPLES):
             table.drop_half_line(directory)
-        self.done = set(load_tables(directory).training["case_id"])
+        self.done = self._whole_groups(load_tables(directory).training)
         # An interrupted case left rounds and no row: they would be counted twice.
         for table in (ROUNDS, CURVES, HELD_OUT, SAMPLES):
             table.keep(directory, self.done)
@@ -96,6 +97,32 @@ class Runner:
         self._is_stopping = False
         self._shared_cache = tempfile.mkdtemp(prefix=CACHE_PREFIX) if profile.hurried else None
         self.progress = progress_for(sum(self._estimate(c) for c in self.missing))
+
+    def _whole_groups(self, training: pd.DataFrame) -> set[str]:
+        """The cases that have a row to stay; rows of groups that lack one are dropped.
+
+        Factors are paired by turn, and turns of two sessions are no pairs: a group of which a case
+        must run again is measured again, but for what failed.
+        """
+        done = set(training["case_id"])
+        lacking = {
+            case.get("group", case["workload"])
+            for case in self.plan["cases"]
+            if self._is_compared(case) and case["case_id"] not in done
+        }
+        ok = set(training["case_id"][training["status"] == "ok"])
+        again = {
+            case["case_id"]
+            for case in self.plan["cases"]
+            if self._is_compared(case) and case.get("group", case["workload"]) in lacking
+        } & ok
+        if again:
+            TRAINING.keep(self.directory, done - again)
+        return done - again
+
+    @staticmethod
+    def _is_compared(case: dict[str, Any]) -> bool:
+        return not case["unsupported"] and bool(case.get("timed", True))
 
     def run(self) -> None:
         """Run what is missing. On any exception all workers are stopped before it leaves."""

@@ -32,6 +32,10 @@ MUST_AGREE = (
 """What a resumed run may not change: its rows would no longer belong to one another."""
 
 
+SAME_MACHINE = ("Versions", "GPU", "Threads")
+"""Sections of ``environment.json`` that must be those of the run that is resumed."""
+
+
 def open_directory(answer: dict[str, Any], output: Path | None, resume: bool) -> Path:
     """The report directory, with ``plan.json`` and ``environment.json`` in it.
 
@@ -52,12 +56,14 @@ def open_directory(answer: dict[str, Any], output: Path | None, resume: bool) ->
     if resume:
         stored = load_plan(directory / "plan.json")
         # What the end needs must not be found missing there, after everything was measured.
-        if not load_environment(directory):
+        there = load_environment(directory)
+        if not there:
             raise ResultsError(
                 f"{directory / 'environment.json'} is missing or empty, which says on what machine "
                 f"the rows were measured; {RERUN}"
             )
         _refuse_to_mix(directory, stored, plan)
+        _refuse_another_machine(directory, there, answer["environment"])
         plan["run_id"] = stored["run_id"]
         # Measured once: the rows of one report refer to one ceiling.
         answer["peaks"] = stored.get("peaks") or answer["peaks"]
@@ -129,6 +135,21 @@ def _refuse_to_mix(directory: Path, stored: dict[str, Any], plan: dict[str, Any]
         )
 
 
+def _refuse_another_machine(directory: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    """Rows of one report are of one installation: a package or driver may be another by now."""
+    differing = [
+        f"{name} ({value} there, {here[section][name]} now)"
+        for section in SAME_MACHINE
+        for name, value in (there.get(section) or {}).items()
+        if name in here.get(section, {}) and here[section][name] != value
+    ]
+    if differing:
+        raise ResultsError(
+            f"--resume: {directory} was measured with another {', '.join(differing)}; "
+            "put that back, or use another --output"
+        )
+
+
 def _brief(value: Any) -> str:
     if isinstance(value, dict):
         return "; ".join(
@@ -163,21 +184,23 @@ def _run(answer: dict[str, Any], directory: Path, console: Console, started: flo
     )
     if len(runner.done) > 0:
         _say(console, f"Resuming: {len(runner.done)} of {len(plan['cases'])} cases have a row.")
-    runner.run()
-    if is_chapter:
-        floors.measure(plan, answer["texts"], directory, partial(_say, console))
-    not_timed = None
-    # A run that is resumed keeps what it has.
-    if profile.layers_seconds and not plan["only"] and not (directory / "layers.csv").exists():
-        not_timed = _time_layers(plan, profile.layers_seconds, directory, console)
-    environment = load_environment(directory)
-    of_run = environment["Run"] = environment.get("Run") or {}
-    of_run["Finished"] = wall_time()
-    of_run.pop("Single layers not timed", None)  # of a run that this one resumed
-    if not_timed:
-        of_run["Single layers not timed"] = not_timed
-    of_run["Wall time (s)"] = round(of_run.get("Wall time (s)", 0) + time.monotonic() - started, 1)
-    write_json(directory / "environment.json", environment)
+    news: dict[str, Any] = {}
+    try:
+        runner.run()
+        if is_chapter:
+            floors.measure(plan, answer["texts"], directory, partial(_say, console))
+        # A run that is resumed keeps what it has.
+        if profile.layers_seconds and not plan["only"] and not (directory / "layers.csv").exists():
+            seconds = profile.layers_seconds
+            news["Single layers not timed"] = _time_layers(plan, seconds, directory, console)
+        news["Finished"] = wall_time()
+    finally:
+        environment = load_environment(directory)
+        of_run = (environment.get("Run") or {}) | news
+        spent = of_run.get("Wall time (s)", 0) + time.monotonic() - started
+        of_run["Wall time (s)"] = round(spent, 1)
+        environment["Run"] = {name: value for name, value in of_run.items() if value is not None}
+        write_json(directory / "environment.json", environment)
     show(directory, console)
     statuses = TRAINING.load(directory)["status"]
     return bool((~statuses.isin(["ok", "unsupported"])).any())

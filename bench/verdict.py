@@ -45,7 +45,7 @@ def verdict(report: Report) -> list[str]:
     Before them all stands whether the run is unreliable, where that is so. Of many workloads
     :func:`glance` says what the sentences would.
     """
-    return [*_unreliable(report), *_fastest(report)]
+    return [*unreliable(report), *_fastest(report)]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _winner(report: Report, workload: Workload) -> list[str]:
     ]
 
 
-def _unreliable(report: Report) -> list[str]:
+def unreliable(report: Report) -> list[str]:
     """Whether more rounds than can be borne are suspect, of those that count."""
     if not report.plan.get("speeds_count", True):
         return []
@@ -158,11 +158,15 @@ def _overall(report: Report, timed: list[Workload]) -> str:
 
 
 def _is_tie(report: Report, workload: Workload) -> bool:
-    """Whether the interval of the runner-up's ratio to the fastest leaves either ahead."""
+    """Whether the interval of the runner-up's ratio to the fastest leaves it level or ahead.
+
+    Ranks are of medians over rounds, ratios of turns: where a machine's speed has two levels, the
+    two may even disagree.
+    """
     if len(workload.ranked) < 2:
         return False
     ratio = report.compare(workload.ranked[1], workload.ranked[0])
-    return ratio is None or ratio.low <= 1 <= ratio.high
+    return ratio is None or ratio.high >= 1
 
 
 def _of_workload(report: Report, workload: Workload) -> str:
@@ -193,6 +197,11 @@ def _runner_up(report: Report, workload: Workload, best: Case) -> str:
                 f" `{report.label(second)}` cannot be told from it: no rounds of both are stored."
             )
         interval = factor_interval(ratio)
+        if ratio.low > 1:
+            return (
+                f" But turn by turn `{report.label(second)}` is {factor(ratio)} times as fast, "
+                f"95 % interval {interval}: medians and turns disagree, so trust neither."
+            )
         return (
             f" `{report.label(second)}` cannot be told from it: {factor(ratio)} times as fast"
             + (f", 95 % interval {interval}." if interval else ".")

@@ -6,10 +6,12 @@ import shutil
 from bench import index, ranking
 from bench.kernel_rows import Row
 from bench.kernel_table import KERNELS
-from bench.results import read_json
+from bench.results import ROUNDS, TRAINING, read_json
 
 from .conftest import TINY
 from .example_report import write
+
+DONE = ("ok", "unsupported")
 
 
 def test_one_line_a_workload_and_links_that_lead_somewhere(tmp_path):
@@ -87,6 +89,24 @@ def test_a_damaged_report_is_named_and_the_others_stay(tmp_path):
     assert "`my-machine/torn`: " in text
     assert "damaged" in text
     assert "(my-machine/quick/summary.md)" in text
+
+
+def test_what_cannot_be_believed_or_is_not_whole_says_so(tmp_path):
+    directory = tmp_path / "my-machine" / "quick"
+    write(directory, epochs=1, workloads=1)
+    plain = index.write(tmp_path).read_text("utf-8")
+    assert "unreliable" not in plain
+    rows = TRAINING.load(directory)
+    lost = rows["case_id"][rows["status"] == "ok"].iloc[-1]
+    TRAINING.keep(directory, set(rows["case_id"]) - {lost})
+    lacking = [case for case in ranking.load(directory).cases if case.status not in DONE]
+    able = sum(case.status != "unsupported" for case in ranking.load(directory).cases)
+    text = index.write(tmp_path).read_text("utf-8")
+    assert f"summary.md), {len(lacking)} of {able} cases without a result |" in text
+    rounds = ROUNDS.load(directory)
+    ROUNDS.path(directory).unlink()
+    ROUNDS.append(directory, rounds.assign(mark="contended").to_dict("records"))
+    assert "cases without a result, **unreliable** |" in index.write(tmp_path).read_text("utf-8")
 
 
 def test_somebody_elses_page_stays(tmp_path):

@@ -126,13 +126,27 @@ def test_a_sample_is_long_enough_and_the_samples_are_not_too_many(
     assert timing.calls_per_sample == calls
 
 
+def test_a_call_that_is_held_up_does_not_make_samples_short(clock_of):
+    """The first sample is of one call: were it believed, all would be."""
+    clock, plain = clock_of(0.25), Clock.call
+
+    def call():
+        plain(clock)
+        if clock.calls == 1 + 800 + 2:
+            clock.now += 5.0
+
+    timing = time_on_gpu(call, "eager")
+    assert timing.calls_per_sample == 6
+
+
 def test_nothing_is_timed_while_the_device_waits_for_the_host(clock_of):
     """Each sample begins with a call that is not counted; the warm-up comes before all of them."""
     clock = clock_of(0.25)
     time_on_gpu(clock.call, "eager")
     warm_up = 1 + 800  # one call to be compared with, then some of 0.25 ms until 0.2 s are over
-    first_of_samples = [warm_up, warm_up + 2]  # of one call, and of six: that is enough
-    first_of_samples += [warm_up + 9 + 7 * number for number in range(15)]
+    first_of_samples = [warm_up, warm_up + 2]  # of one call, twice
+    first_of_samples += [warm_up + 4, warm_up + 11]  # and of six: that is enough
+    first_of_samples += [warm_up + 18 + 7 * number for number in range(15)]
     assert clock.calls_while_idle == [0, *range(21, warm_up, 20), *first_of_samples]
 
 
@@ -153,7 +167,7 @@ def test_a_result_that_moves_while_it_is_timed_is_found(execution, clock_of, mon
 
         return call
 
-    last = 1 + 800 + 2 + 7 + 15 * 7
+    last = 1 + 800 + 2 * (2 + 7) + 15 * 7
     repeated = r"^a repeated call's result 1 is off by \S+ from the first one's; at most"
     for number, by, most_error in ((last, 1e-6, 0.0), (last, 10.0, 0.05), (400, math.nan, 0.05)):
         with pytest.raises(ResultDiffers, match=repeated):
@@ -175,7 +189,7 @@ def test_what_the_driver_says_meanwhile_is_kept(clock_of, monkeypatch):
     assert timing.sm_clock_mhz == 1410.0
     assert asked == [1]
     # from after the first call to after the last sample: warm-up, sizes, and 15 × 7 calls
-    assert timing.mark == f"before {(800 + 2 + 7 + 15 * 7) * 0.25e-3:.4f}"
+    assert timing.mark == f"before {(800 + 2 * (2 + 7) + 15 * 7) * 0.25e-3:.4f}"
     monkeypatch.setattr(kernel_timing.gpu_monitor, "current", lambda: None)
     timing = time_on_gpu(clock.call, "eager")
     assert (timing.sm_clock_mhz, timing.mark) == (None, "")

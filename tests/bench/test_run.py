@@ -14,9 +14,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bench import session
+from bench import custom, session
 from bench.results import CURVES, ROUNDS, TRAINING, ResultsError
 from bench.rows import run_command
+from bench.runner import Runner
+from bench.stored import load_environment
 from bench.workloads import PROFILES
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -197,6 +199,7 @@ def test_damage_is_found_before_anything_is_measured(harm, line, planted_run, tm
     TRAINING.keep(directory, list(TRAINING.load(directory)["case_id"])[1:])
     plan = json.loads((directory / "plan.json").read_text("utf-8"))
     answer = {"plan": plan, "text": TEXT, "peaks": plan["peaks"], "origin": "made up"}
+    answer["environment"] = load_environment(directory)
     harm(directory)
     before = TRAINING.path(directory).read_bytes()
     with pytest.raises(ResultsError, match=line):
@@ -204,6 +207,39 @@ def test_damage_is_found_before_anything_is_measured(harm, line, planted_run, tm
             answer, session.open_directory(answer, directory, resume=True), Console(quiet=True), 0.0
         )
     assert TRAINING.path(directory).read_bytes() == before
+
+
+def test_another_installation_is_not_mixed_in(planted_run, tmp_path):
+    directory = tmp_path / "report"
+    shutil.copytree(planted_run[1], directory)
+    plan = json.loads((directory / "plan.json").read_text("utf-8"))
+    there = load_environment(directory)
+    here = {**there, "Versions": {**there["Versions"], "torch": "9.9", "new": "1.0"}}
+    answer = {"plan": plan, "peaks": {}, "environment": here}
+    said = (
+        rf"measured with another torch \({re.escape(there['Versions']['torch'])} there, 9.9 now\)"
+    )
+    with pytest.raises(ResultsError, match=said):
+        session.open_directory(answer, directory, resume=True)
+    answer["environment"] = {**there, "Machine": {"Frequency (MHz)": 1}, "Versions": {}}
+    assert session.open_directory(answer, directory, resume=True) == directory
+
+
+def test_what_was_compared_is_measured_again_together(planted_run, project, tmp_path):
+    """Factors are paired by turn: one case alone would be paired with turns of another day."""
+    directory = tmp_path / "report"
+    shutil.copytree(planted_run[1], directory)
+    rows = TRAINING.load(directory)
+    lost = str(rows.loc[rows["implementation"] == "torch_nn", "case_id"].iloc[0])
+    failed = set(rows["case_id"][rows["status"] != "ok"])
+    assert failed
+    TRAINING.keep(directory, set(rows["case_id"]) - {lost})
+    plan = json.loads((directory / "plan.json").read_text("utf-8"))
+    made = Runner(plan, custom.profile_of(plan), TEXT, plan["peaks"], directory, lambda s: None)
+    again = {case["case_id"] for case in made.missing}
+    assert again == set(rows["case_id"]) - failed
+    assert made.done == failed
+    assert ROUNDS.load(directory).empty or not set(ROUNDS.load(directory)["case_id"]) & again
 
 
 def test_stop_and_resume(project, tmp_path):
@@ -228,6 +264,9 @@ def test_stop_and_resume(project, tmp_path):
     assert "Continue with: " in printed
     kept = TRAINING.load(output)
     assert 1 <= len(kept) < 5
+    of_first = load_environment(output)["Run"]
+    assert 0 < of_first["Wall time (s)"] < 120
+    assert "Finished" not in of_first
 
     done = bench(project, *words, "--resume")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -235,6 +274,9 @@ def test_stop_and_resume(project, tmp_path):
     assert len(rows) == 5
     assert set(rows["status"]) == {"ok"}
     pd.testing.assert_frame_equal(rows.head(len(kept)), kept)
+    of_both = load_environment(output)["Run"]
+    assert of_both["Wall time (s)"] > of_first["Wall time (s)"]
+    assert of_both["Finished"] > of_both["Started"] == of_first["Started"]
     rounds = ROUNDS.load(output)
     assert not rounds.duplicated(["case_id", "epoch"]).any()
     assert len(rounds) == 5 * 3

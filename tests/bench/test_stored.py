@@ -160,3 +160,14 @@ def test_a_damaged_report_is_refused_in_one_line(tmp_path, harm, named):
         render(tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_what_a_plan_need_not_have_is_not_missed(tmp_path):
+    write(tmp_path, epochs=1)
+    path = tmp_path / "plan.json"
+    plan = json.loads(path.read_text("utf-8"))
+    for key in ("title", "name", "sha256"):
+        plan["corpus"].pop(key, None)
+    path.write_text(json.dumps(plan), "utf-8")
+    render(tmp_path)
+    assert "Text: not stored" in (tmp_path / "summary.md").read_text("utf-8")

@@ -52,6 +52,25 @@ def test_one_round_each_tells_nobody_from_another(tmp_path):
     assert "cannot be told from it" in " ".join(verdict(load(tmp_path)))
 
 
+def test_who_is_faster_turn_by_turn_did_not_lose(tmp_path):
+    """A machine of two speeds: the median of one is higher, and it is the slower one by turns."""
+    write(tmp_path, epochs=1, workloads=1, turns=30)
+    rounds = ROUNDS.load(tmp_path)
+    best, second = (case.case_id for case in load(tmp_path).workloads[0].ranked[:2])
+    is_slow = (rounds["case_id"] == best) & (rounds["turn"] % 5 > 2)
+    rounds.loc[rounds["case_id"] == second, "tokens_per_second"] = 9_900.0
+    rounds.loc[rounds["case_id"] == best, "tokens_per_second"] = 10_000.0
+    rounds.loc[is_slow, "tokens_per_second"] = 6_000.0
+    rounds["seconds"] = rounds["tokens"] / rounds["tokens_per_second"]
+    store(ROUNDS, tmp_path, rounds)
+    (sentence,) = verdict(load(tmp_path))
+    assert re.search(
+        r"But turn by turn `\w+` is 1\.2\d times as fast, 95 % interval 1\.\d+ to 1\.\d+: medians "
+        "and turns disagree, so trust neither.",
+        sentence,
+    )
+
+
 def test_the_verdict_of_one_workload_is_one_sentence(tmp_path):
     write(tmp_path, epochs=1, workloads=1)
     report = load(tmp_path)
