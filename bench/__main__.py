@@ -33,6 +33,7 @@ Examples:
   python -m bench run --profile published --only lstm the published LSTM, 500 epochs
   python -m bench run -w lstm-H384 -w gru-L1-H512     networks of your own
   python -m bench chapter                             the chapter's runs and exercises
+  python -m bench kernels                             microseconds a step; needs a GPU
   python -m bench report reports/my-machine/quick     render a stored report again
   python -m bench gate revisions --base main          did my commit make training slower?
 
@@ -48,7 +49,9 @@ app.command(epilog=CHAPTER_EPILOG)(chapter)
 
 @app.command()
 def report(
-    directory: Annotated[Path, typer.Argument(help="What `run` wrote.", metavar="DIR")],
+    directory: Annotated[
+        Path, typer.Argument(help="What `run`, `chapter` or `kernels` wrote.", metavar="DIR")
+    ],
 ) -> None:
     """Render a stored report again, from its files alone."""
     from bench import session

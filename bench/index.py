@@ -17,7 +17,7 @@ INTRODUCTION = f"""# Reports
 What the suite wrote, one folder a machine. Each report is a directory: open its `report.html` (a
 chapter's is `chapter.html`, of kernels `kernels.html`), or read the Markdown beside it. Figures of
 different machines, or of one machine on different days, do not compare; the factors of one report
-do. This page is written by `python -m bench report`.
+do. This page is written by every run and by `python -m bench report`.
 
 The fastest correct implementation of each workload, its tokens/s, and how many times as fast as
 `{PYTHON_LOOP}` and `{TORCH_NN}` it trained in the same run; its training perplexity after the last

@@ -83,7 +83,12 @@ ThreadsOption = Annotated[
         help="Of each worker; 0: one a physical core.",
     ),
 ]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Run only what --output DIR lacks.")]
+ResumeOption = Annotated[
+    bool,
+    typer.Option(
+        "--resume", help="Run only what --output DIR lacks; same options, commit and packages."
+    ),
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
 
 GPU_DEVICE_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")

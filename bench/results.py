@@ -191,9 +191,9 @@ TRAINING = Table(
     {
         "case_id": str,
         "status": str,
-        "reason": str,
+        "reason": str,  # why it is not "ok"
         "implementation": str,
-        "backend": str,
+        "backend": str,  # what really computed it, as far as it can be told
         "cell": str,
         "num_layers": int,
         "hidden_size": int,
@@ -204,24 +204,24 @@ TRAINING = Table(
         "execution": str,
         "device": str,
         "interpreted": bool,
-        "tokens_per_second": float,
-        "tokens_per_second_low": float,
+        "tokens_per_second": float,  # median over the rounds that count
+        "tokens_per_second_low": float,  # 95 % interval of the median
         "tokens_per_second_high": float,
-        "rounds": int,
-        "step_milliseconds": float,
-        "cold_start_seconds": float,
+        "rounds": int,  # that count
+        "step_milliseconds": float,  # one minibatch
+        "cold_start_seconds": float,  # build, compile, first step
         "peak_memory_mib": float,
-        "peak_memory_kind": str,
-        "epochs": int,
+        "peak_memory_kind": str,  # "cuda_allocated" or "process_resident": bench/measurement.py
+        "epochs": int,  # trained
         "learning_rate": float,
         "train_perplexity": float,
         "validation_perplexity": float,
-        "seconds_to_target": float,
+        "seconds_to_target": float,  # of training, until target_perplexity
         "target_perplexity": float,
-        "gradient_error": float,
-        "flops_per_token": float,
-        "fraction_of_peak": float,
-        "speedup_over_torch_nn": float,
+        "gradient_error": float,  # the largest relative error found before it was timed
+        "flops_per_token": float,  # of the matrix products, forward and backward
+        "fraction_of_peak": float,  # of the machine's own speed at large matrix products
+        "speedup_over_torch_nn": float,  # paired by turn
         "published_tokens_per_second": float,
         "published_perplexity": float,
         "sample": str,
@@ -336,7 +336,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ResultsError(
-            f"{path} does not exist: give a directory that `python -m bench run` wrote"
+            f"{path} does not exist: give a directory that `python -m bench` wrote"
         ) from None
     except OSError as error:
         raise ResultsError(

@@ -144,7 +144,7 @@ def run(
             "--output",
             "-o",
             callback=directory_of_its_own,
-            help="Default: reports/<machine>/<profile>.",
+            help="Default: reports/<machine>/<profile>, the next time <profile>-<time>.",
         ),
     ] = None,
     resume: ResumeOption = False,
@@ -161,7 +161,7 @@ def run(
       python -m bench run                                    quick on a CPU, full with CUDA
       python -m bench run --profile published --only lstm    the published LSTM, 500 epochs
       python -m bench run -w lstm-L1-H512-B64-T100-tf32      a network of your own
-      python -m bench run -o DIR --resume                    go on where it was stopped
+      python -m bench run -p published -o DIR --resume       go on, with the same options
     """
     started = time.monotonic()
     request = {
@@ -231,7 +231,7 @@ def chapter(
             "--output",
             "-o",
             callback=directory_of_its_own,
-            help="Default: reports/<machine>/chapter.",
+            help="Default: reports/<machine>/chapter, the next time chapter-<time>.",
         ),
     ] = None,
     resume: ResumeOption = False,
