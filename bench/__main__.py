@@ -42,6 +42,27 @@ Exit codes: 0 done; 1 a case was incorrect, diverged, crashed, or ran out of tim
 (the others are done all the same); 2 wrong use; 130 stopped with Ctrl-C.""",
 )
 
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from bench import environment
+
+        typer.echo(f"deeprnn-bench {environment.version()}, commit {environment.commit()}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Version and commit."
+        ),
+    ] = False,
+) -> None:
+    pass  # without words of its own, which would stand in the place of the help above
+
+
 app.command("list")(list_cases)
 app.command(epilog=RUN_EPILOG)(run)
 app.command(epilog=CHAPTER_EPILOG)(chapter)

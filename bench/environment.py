@@ -30,21 +30,25 @@ CONTAINER_LIMITS = (
 )
 
 
+def version() -> str:
+    """Of the installed package; ``unknown`` where none is installed."""
+    return _version("deeprnn-bench") or "unknown"
+
+
 def commit() -> str:
     """The commit of this checkout, ``+dirty`` if code differs from it; else the version.
 
     A copy without ``.git`` has the commit that ``DEEPRNN_COMMIT`` names, if it looks like one.
     """
-    version = _version("deeprnn-bench") or "unknown"
     if not (PROJECT / ".git").exists():
         named = os.environ.get(COMMIT_VARIABLE, "")
-        return named if re.fullmatch(r"[0-9a-f]{7,40}(\+dirty)?", named) else version
+        return named if re.fullmatch(r"[0-9a-f]{7,40}(\+dirty)?", named) else version()
     head = _output(["git", "-C", str(PROJECT), "rev-parse", "--short=12", "HEAD"])
     # Reports are what a run writes: they do not change what it measures.
     changed = _output(
         ["git", "-C", str(PROJECT), "status", "--porcelain", "--", ".", ":(exclude)reports"]
     )
-    return version if not head else head + ("+dirty" if changed else "")
+    return version() if not head else head + ("+dirty" if changed else "")
 
 
 def machine_name(device: str) -> str:

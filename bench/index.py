@@ -103,8 +103,10 @@ def _kernels(root: Path, directory: Path) -> str:
     devices = ", ".join(sorted({str(name) for name in table["device"] if name}))
     commits = ", ".join(sorted({str(name) for name in table["commit"] if name}))
     where = f"{directory.relative_to(root).as_posix()}/kernels.md"
+    machine, own = directory.parent.name, directory.name
+    label = machine if own == "kernels" else f"{machine}, {own}"
     about = f"{len(measured)} of {len(wanted)} rows on {devices}, commit {commits}"
-    return f"- [{directory.parent.name}]({where}): {tables.markdown_text(about)}"
+    return f"- [{label}]({where}): {tables.markdown_text(about)}"
 
 
 def _chapter(root: Path, directory: Path, plan: dict[str, Any]) -> str:

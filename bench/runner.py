@@ -19,7 +19,7 @@ import pandas as pd
 from bench import rows
 from bench.progress import RunProgress
 from bench.results import CURVES, HELD_OUT, ROUNDS, SAMPLES, TRAINING
-from bench.stored import load_tables
+from bench.stored import load_tables, log_of
 from bench.wording import counted
 from bench.worker_process import CACHE_PREFIX, WorkerEnded, WorkerProcess
 from bench.workloads import Profile, Workload
@@ -271,7 +271,7 @@ class Runner:
             "sample_length": SAMPLE_LENGTH,
             **self.more_for_job(case),
         }
-        log = self.logs / (case["case_id"].replace("/", "__") + ".log")
+        log = log_of(self.directory, case["case_id"])
         worker = WorkerProcess(job, log, self.plan["case_seconds"], self._shared_cache)
         self._alive.append(worker)
         if self._is_stopping:

@@ -123,6 +123,11 @@ ENVIRONMENT: Shape = {
 }
 
 
+def log_of(directory: Path, case_id: str) -> Path:
+    """Where the worker of a case writes what it has to say; it stays after a failure alone."""
+    return directory / "logs" / (case_id.replace("/", "__") + ".log")
+
+
 def holds(directory: Path) -> str | None:
     """A file of a report of any kind that ``directory`` holds already; None where there is none."""
     for name in ("plan.json", TRAINING.filename, KERNELS.filename):

@@ -13,6 +13,7 @@ import pandas as pd
 from bench.gate import MOST_MARKED
 from bench.ranking import NOT_RUN, PYTHON_LOOP, TORCH_NN, Case, Report, Workload
 from bench.statistics import geometric_mean
+from bench.stored import log_of
 from bench.tables import MISSING, decimals, factor, factor_interval, tokens
 from bench.wording import counted
 
@@ -223,7 +224,7 @@ def problems(report: Report) -> list[Problem]:
     for status, title in FAILURES.items():
         cases = [case for case in report.cases if case.status == status]
         if cases:
-            items = [f"`{c.case_id}`: {c.reason or 'no reason was stored'}" for c in cases]
+            items = [_why(report, case) for case in cases]
             found.append(Problem(title, items))
     corpus = report.plan.get("corpus") or {}
     if not corpus.get("is_published", True) or corpus.get("note"):
@@ -237,6 +238,13 @@ def problems(report: Report) -> list[Problem]:
     if report.unplanned:
         found.append(Problem("Rows that no plan names", [f"`{name}`" for name in report.unplanned]))
     return found
+
+
+def _why(report: Report, case: Case) -> str:
+    """The reason, and where the rest stands that the case wrote."""
+    reason = f"`{case.case_id}`: {case.reason or 'no reason was stored'}"
+    log = log_of(report.directory, case.case_id)
+    return f"{reason} (more in `{log.relative_to(report.directory)}`)" if log.exists() else reason
 
 
 def _parted(report: Report) -> Problem:

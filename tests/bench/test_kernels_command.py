@@ -97,8 +97,8 @@ def test_a_run_without_an_output_is_in_the_index(
     assert one == "kernels"
     assert re.fullmatch(r"kernels-\d{8}-\d{6}", two)
     index = (tmp_path / "reports" / "README.md").read_text("utf-8")
-    for name in (one, two):
-        assert f"- [m](m/{name}/kernels.md): 2 of 6 rows on d, commit c\n" in index
+    assert "- [m](m/kernels/kernels.md): 2 of 6 rows on d, commit c\n" in index
+    assert f"- [m, {two}](m/{two}/kernels.md): 2 of 6 rows on d, commit c\n" in index
 
 
 def test_a_whole_run_leaves_table_and_page(command, tmp_path, monkeypatch, misbehaving, hurried):

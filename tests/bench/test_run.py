@@ -134,6 +134,15 @@ def test_each_failure_is_a_row_with_its_status(planted_run, name, status, reason
     assert pd.isna(row["train_perplexity"])
 
 
+def test_the_report_says_where_the_rest_of_a_failure_stands(planted_run):
+    _, output, rows = planted_run
+    case_id = rows.loc["planted_raises", "case_id"]
+    log = f"logs/{case_id.replace('/', '__')}.log"
+    assert "second line" in (output / log).read_text("utf-8")
+    for name in ("summary.md", "report.html"):
+        assert log in (output / name).read_text("utf-8")
+
+
 def test_the_others_go_on(planted_run):
     done, _, rows = planted_run
     assert done.returncode == 1, done.stdout + done.stderr
@@ -297,6 +306,12 @@ def test_two_runs_give_the_same_perplexities(project, planted_run, tmp_path):
     second = TRAINING.load(again).iloc[0]
     for column in ("train_perplexity", "validation_perplexity", "sample"):
         assert first[column] == second[column]
+
+
+def test_the_version_comes_with_its_commit(project):
+    done = bench(project, "--version")
+    assert done.returncode == 0
+    assert re.fullmatch(r"deeprnn-bench \S+, commit \S+\n", done.stdout)
 
 
 def test_a_dry_run_writes_nothing(project, tmp_path):
