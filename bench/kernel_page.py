@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +10,16 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
-from bench import plots, tables
+from bench import plots
 from bench.kernel_comparison import (
     DRIFTED_ABOVE,
-    TORCH_NN,
     Figure,
-    captured_reference,
-    conditions,
     drift,
     fastest,
-    over_reference,
     verdict,
 )
-from bench.kernel_table import KERNELS, PRECISIONS
+from bench.kernel_layers import layer_of
+from bench.kernel_table import KERNELS
 from bench.page_parts import Cell, Table
 from bench.plots import kernels as kernel_plots
 from bench.report import replace_file, template
@@ -37,40 +32,24 @@ LAYER = (
 )
 """Rows that agree in these are of the same layers."""
 
-COLUMNS = (
-    ("eager", "forward", "eager, forward"),
-    ("eager", "backward", "eager, backward"),
-    ("eager", "forward_backward", "eager, forward + backward"),
-    ("cuda_graph", "forward", "graph, forward"),
-    ("cuda_graph", "backward", "graph, backward"),
-    ("cuda_graph", "forward_backward", "graph, forward + backward"),
+METHOD = (
+    "A figure is the time of a whole part over T: the median, and the 95 % interval of the median. "
+    "Forward is the forward pass as training runs it. A row was compared with torch.nn in float64 "
+    "before it was timed (over at most 64 steps), and its largest relative error is shown; while "
+    "it was timed its results were held to the first one's, a recurrence's to the bit. Predictions "
+    "are for an H100 or H200, and for a recurrence alone, without launch and copies. The L2 cache "
+    "is not cleared between calls."
 )
 
-PARTS = {
-    "stack": "The stack of layers, products before and after the time loop included",
-    "recurrence": "The recurrence of one layer alone, without the products around it",
-    "floor": "Floors of one layer: a part of a step, T times, and nothing else",
-}
-
-TILES = (
-    "Each tile that fits, the usual one first, the fastest marked: of the recurrence, or where a "
-    "kernel has none by itself of the stack, in a graph. A tile of the backward pass is timed "
-    "forward + backward"
+STEPS_ALONE = (
+    "What more steps add, over how many they are: (t(long) − t(short)) / (T long − T short), of "
+    "layers that differ in T alone. It leaves out what a call costs once, the launch, the weights' "
+    "way onto the chip and copies, and is what a prediction speaks of. The interval is the widest "
+    "that the two intervals allow."
 )
 
 NAMED_AT_MOST = 4
 """Rows without a figure that a line names before it counts the others."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What was timed of layers of one kind."""
-
-    name: str
-    anchor: str
-    tables: list[Table]
-    remarks: list[str]  # how steady the machine was
-    command: str  # what repeats its rows
 
 
 @dataclass(frozen=True)
@@ -115,12 +94,14 @@ def render(directory: Path) -> Summary:
         "fastest": fastest(judged),
         "plots": drawn,
         "layers": [
-            _layer(name, layer) for name, layer in layers.items() if (layer["status"] == "ok").any()
+            layer_of(name, layer)
+            for name, layer in layers.items()
+            if (layer["status"] == "ok").any()
         ],
         "steps_alone": _steps_alone(table),
         "missing": _missing(missing),
         "files": _files(directory, drawn),
-        "reference": TORCH_NN,
+        "method": METHOD,
     }
     replace_file(directory / "kernels.md", template("kernels.md").render(values))
     replace_file(summary.page, template("kernels.html").render(values))
@@ -146,98 +127,6 @@ def _about(table: pd.DataFrame) -> list[tuple[str, str]]:
     return found
 
 
-def _layer(name: str, layer: pd.DataFrame) -> Layer:
-    timed = layer[layer["status"] == "ok"]
-    shown = [_part(title, timed[timed["part"] == part], layer) for part, title in PARTS.items()]
-    shown.append(_tiles(layer[layer["part"] == "tile"]))
-    anchor = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    tabled = [table for table in shown if table is not None]
-    return Layer(name, anchor, tabled, conditions(timed), _command(layer))
-
-
-def _command(layer: pd.DataFrame) -> str:
-    """What times these layers again."""
-    row = layer.iloc[0]
-    made = (row["dtype"], row["matmul_precision"])
-    words = ["python", "-m", "bench", "kernels", "--cell", str(row["cell"])]
-    for option, column in (
-        ("--layers", "num_layers"),
-        ("--hidden", "hidden_size"),
-        ("--batch", "batch_size"),
-        ("--steps", "num_steps"),
-    ):
-        words += [option, str(row[column])]
-    for name, products in PRECISIONS.items():
-        if products == made:
-            words += ["--precision", name]
-    if (layer["part"] == "tile").any():
-        words.append("--tiles")
-    return shlex.join(words)
-
-
-def _part(title: str, timed: pd.DataFrame, layer: pd.DataFrame) -> Table | None:
-    """Kernels down, ways of running them across; columns that are empty are left out."""
-    if timed.empty:
-        return None
-    present = set(zip(timed["execution"], timed["mode"], strict=True))
-    columns = [column for column in COLUMNS if column[:2] in present]
-    is_compared = bool((timed["part"] == "stack").all()) and captured_reference(layer) is not None
-    with_predictions = bool(timed["predicted_microseconds_per_step"].notna().any())
-    with_errors = bool(timed["gradient_error"].notna().any())
-    heads = ["kernel", *(name for *_, name in columns)]
-    heads += [f"× `{TORCH_NN}`, both in a graph, forward + backward"] if is_compared else []
-    heads += ["predicted forward", "predicted forward + backward"] if with_predictions else []
-    heads += ["largest error"] if with_errors else []
-    rows = []
-    for kernel, group in timed.groupby("kernel", sort=False):
-        figures = {
-            (row["execution"], row["mode"]): Figure.in_row(row).cell
-            for row in group.to_dict("records")
-        }
-        nothing = Cell(tables.MISSING)
-        cells = [Cell(str(kernel)), *(figures.get(column[:2], nothing) for column in columns)]
-        if is_compared and kernel == TORCH_NN:
-            cells.append(Cell("1"))
-        elif is_compared:
-            over = over_reference(layer, str(kernel))
-            cells.append(over.factor if over else nothing)
-        if with_predictions:
-            predicted = group.set_index("mode")["predicted_microseconds_per_step"].to_dict()
-            for mode in ("forward", "forward_backward"):
-                value = predicted.get(mode)
-                is_known = value is not None and not pd.isna(value)
-                cells.append(Cell(f"{value:.3g}") if is_known else nothing)
-        if with_errors:
-            cells.append(Cell(f"{group['gradient_error'].max():.1e}"))
-        rows.append(tuple(cells))
-    return Table(title, tuple((head, "") for head in heads), tuple(rows))
-
-
-def _tiles(tiles: pd.DataFrame) -> Table | None:
-    """Kernels with each tile that fits: the usual one first, the fastest marked."""
-    heads = ("kernel", "direction", "rows x units of a program", "µs a step", "× the usual")
-    rows = []
-    for (kernel, _), group in tiles.groupby(["kernel", "mode"], sort=False):
-        figures = [
-            Figure.in_row(row) if row["status"] == "ok" else None
-            for row in group.to_dict("records")
-        ]
-        usual = figures[0]
-        best = min((f for f in figures if f is not None), key=lambda f: f.median, default=None)
-        for tile, figure in zip(group["tile"], figures, strict=True):
-            direction, _, name = str(tile).partition(" ")
-            if figure is None and figure is not usual:
-                continue  # it stands among those without a figure
-            name += ", the fastest" if figure is best and best is not None else ""
-            over = figure.times_as_fast_as(usual).factor if figure and usual else None
-            cells = (figure.cell if figure else None, over)
-            words = (Cell(str(kernel)), Cell(direction), Cell(name))
-            rows.append((*words, *(cell or Cell(tables.MISSING) for cell in cells)))
-    if not rows:
-        return None
-    return Table(TILES, tuple((head, "") for head in heads), tuple(rows), worded=heads[1:3])
-
-
 def _steps_alone(table: pd.DataFrame) -> Table | None:
     """What a step costs beyond what a call costs: from the shortest and the longest of a layer."""
     # A control and tiles are other timings of what is there already.
@@ -260,7 +149,7 @@ def _steps_alone(table: pd.DataFrame) -> Table | None:
         return None
     heads = ("kernel", "part", "layers", "execution", "mode", "T", "µs a step")
     named = tuple((head, "") for head in heads)
-    return Table("A step alone", named, tuple(rows), worded=heads[1:5])
+    return Table("A step alone", named, tuple(rows), STEPS_ALONE, worded=heads[1:5])
 
 
 def _added(short: dict[Any, Any], early: str, long: dict[Any, Any], late: str) -> float:
@@ -310,24 +199,3 @@ def _files(directory: Path, drawn: list[plots.Plot]) -> list[str]:
     stored = [KERNELS.filename, "environment.json"]
     pictures = [f"plots/{p.name}.{kind}" for p in drawn if p.is_drawn for kind in ("svg", "png")]
     return [name for name in stored if (directory / name).exists()] + ["kernels.md", *pictures]
-
-
-def predictions(rows: list[dict[str, object]]) -> str:
-    """What was reckoned for ``rows``, as a table; nothing here was measured."""
-    lines = [
-        "Predicted for an H100 or H200, microseconds a step of one layer's recurrence.",
-        "Reckoned beforehand, not measured.",
-        "",
-        "| layer | kernel | forward | forward + backward |",
-        "|---|---|---|---|",
-    ]
-    found: dict[tuple[str, str], dict[str, float]] = {}
-    for row in rows:
-        value = row["predicted_microseconds_per_step"]
-        if isinstance(value, float):
-            layer, _, kernel, *_ = str(row["row_id"]).split("/")
-            found.setdefault((layer, kernel), {})[str(row["mode"])] = value
-    for (layer, kernel), figures in found.items():
-        both = f"{figures['forward']:.2f} | {figures['forward_backward']:.2f}"
-        lines.append(f"| {layer} | {kernel} | {both} |")
-    return "\n".join(lines)

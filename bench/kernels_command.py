@@ -110,7 +110,6 @@ def kernels(
 
 
 def _print_predictions(chosen: list[Spec]) -> None:
-    from bench import kernel_page
     from bench.kernel_rows import Row
     from deeprnn import implementations
 
@@ -123,7 +122,28 @@ def _print_predictions(chosen: list[Spec]) -> None:
             "nothing to predict: none of these layers fits on the chip at once; give a smaller "
             "--hidden or --batch"
         )
-    typer.echo(kernel_page.predictions(rows))
+    typer.echo(_predictions(rows))
+
+
+def _predictions(rows: list[dict[str, object]]) -> str:
+    """What was reckoned for ``rows``, as a table; nothing here was measured."""
+    lines = [
+        "Predicted for an H100 or H200, microseconds a step of one layer's recurrence.",
+        "Reckoned beforehand, not measured.",
+        "",
+        "| layer | kernel | forward | forward + backward |",
+        "|---|---|---|---|",
+    ]
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        value = row["predicted_microseconds_per_step"]
+        if isinstance(value, float):
+            layer, _, kernel, *_ = str(row["row_id"]).split("/")
+            found.setdefault((layer, kernel), {})[str(row["mode"])] = value
+    for (layer, kernel), figures in found.items():
+        both = f"{figures['forward']:.2f} | {figures['forward_backward']:.2f}"
+        lines.append(f"| {layer} | {kernel} | {both} |")
+    return "\n".join(lines)
 
 
 def _time(
@@ -177,9 +197,9 @@ def _time(
                     progress.say(f"Compiling and checking {counted(kernels, 'kernel')}")
                 run.compile(lambda: progress.doing("compiling", 1.0))
                 run.run(keep, doing)
+                of_run["Finished"] = wall_time()
             finally:
                 progress.close()
-                of_run["Finished"] = wall_time()
                 of_run["Wall time (s)"] = round(time.monotonic() - started, 1)
                 write_json(directory / "environment.json", environment)
                 summary = _render(directory)

@@ -132,7 +132,11 @@ def _sharing(stack: DeepRNN) -> str:
     gradients = {n: p.grad for n, p in stack.named_parameters() if p.grad is not None}
     for number, gradient in enumerate(gradients.values()):
         gradient.fill_(number)
-    shared = [n for place, (n, g) in enumerate(gradients.items()) if (g != place).any()]
+    shared = [
+        name
+        for number, (name, gradient) in enumerate(gradients.items())
+        if (gradient != gradient.new_tensor(number)).any()  # as the type rounds it
+    ]
     stack.zero_grad(set_to_none=True)
     return shared[0] if shared else ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -73,7 +73,7 @@ def _stacks(layer: pd.DataFrame) -> list[Bar]:
     noted = []
     for bar in bars:
         over = over_reference(layer, bar.name) if bar.name != TORCH_NN else None
-        noted.append(Bar(**{**vars(bar), "note": f"{over.median:.2f} ×" if over else ""}))
+        noted.append(replace(bar, note=f"{over.median:.2f} ×" if over else ""))
     return noted
 
 

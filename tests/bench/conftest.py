@@ -5,6 +5,7 @@ import time
 import pytest
 
 from bench import kernel_runner
+from bench.kernel_rows import Row
 from bench.kernel_runner import KernelRun
 from bench.kernel_table import Spec
 
@@ -77,3 +78,20 @@ def hurried(monkeypatch):
     """A child is given up after a second."""
     monkeypatch.setattr(kernel_runner, "ROW_SECONDS", 1.0)
     monkeypatch.setattr(kernel_runner, "FIRST_ROW_SECONDS", 1.0)
+
+
+def filled(kernel, part="stack", mode="forward", **changes):
+    """A row of ``kernels.csv`` that was timed: a captured LSTM 2 × 256."""
+    row = Row(Spec("lstm", 2, 256, 32, 35, "tf32"), part, kernel, "cuda_graph", mode).columns()
+    figures = {"microseconds_per_step": 4.25, "microseconds_per_step_low": 4.125,
+               "microseconds_per_step_high": 4.5, "gradient_error": 2e-4}  # fmt: skip
+    return {**row, "status": "ok", "device": "A GPU", "commit": "abc", **figures, **changes}
+
+
+def timed(kernel, median, low, high, part="stack", execution="cuda_graph", **changes):
+    """The same, forward + backward, with these figures and an id that says what it is."""
+    figures = dict(zip(("", "_low", "_high"), (median, low, high), strict=True))
+    row = filled(kernel, part, "forward_backward")
+    row["row_id"] = f"{part}/{kernel}/{execution}"
+    row |= {f"microseconds_per_step{end}": value for end, value in figures.items()}
+    return {**row, "execution": execution, **changes}

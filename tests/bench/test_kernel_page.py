@@ -6,15 +6,14 @@ import re
 import pandas as pd
 import pytest
 import typer.testing
-from matplotlib.container import BarContainer
 
 from bench import kernel_page, kernels_command
 from bench.__main__ import app
 from bench.kernel_comparison import verdict
 from bench.kernel_rows import Row
 from bench.kernel_table import KERNELS, Spec
-from bench.plots import kernels as kernel_plots
 
+from .conftest import filled, timed
 from .rendered import Page
 
 
@@ -30,13 +29,6 @@ def rendered(directory):
             for words in re.split(r"[|`]| \(|\)", html.unescape(line.strip("|- "))):
                 assert words.strip("\\: ") in page.text, words
     return text
-
-
-def filled(kernel, part="stack", mode="forward", **changes):
-    row = Row(Spec("lstm", 2, 256, 32, 35, "tf32"), part, kernel, "cuda_graph", mode).columns()
-    figures = {"microseconds_per_step": 4.25, "microseconds_per_step_low": 4.125,
-               "microseconds_per_step_high": 4.5, "gradient_error": 2e-4}  # fmt: skip
-    return {**row, "status": "ok", "device": "A GPU", "commit": "abc", **figures, **changes}
 
 
 def test_the_page_is_made_from_the_stored_table(tmp_path):
@@ -65,14 +57,6 @@ def test_a_layer_without_a_figure_has_no_section(tmp_path):
     page = page_of(tmp_path, filled("triton_step"), {**late, "hidden_size": 512})
     assert page.count("\n## lstm") == 1
     assert "- timeout: no time: `late/torch_nn`" in page
-
-
-def timed(kernel, median, low, high, part="stack", execution="cuda_graph", **changes):
-    figures = dict(zip(("", "_low", "_high"), (median, low, high), strict=True))
-    row = filled(kernel, part, "forward_backward")
-    row["row_id"] = f"{part}/{kernel}/{execution}"
-    row |= {f"microseconds_per_step{end}": value for end, value in figures.items()}
-    return {**row, "execution": execution, **changes}
 
 
 def page_of(tmp_path, *rows):
@@ -340,64 +324,6 @@ def test_report_draws_a_table_of_kernels_again(tmp_path):
     assert done.exit_code == 0, done.output
     assert done.output.startswith("a is the fastest in 1 of 1 stack, 3.00 times as fast as torch")
     assert f"Page: {tmp_path / 'kernels.html'}" in done.output.replace("\n", "")
-
-
-# Plots
-
-
-def bars_of(drawn):
-    """The names of a figure's first panel from the top, and the widths of its bars by colour."""
-    assert not isinstance(drawn, str), drawn
-    axes = drawn[0].axes[0]
-    names = [label.get_text() for label in axes.get_yticklabels()]
-    widths = [
-        [bar.get_width() for bar in bars]
-        for bars in axes.containers
-        if isinstance(bars, BarContainer)
-    ]
-    words = [text.get_text() for text in axes.texts]
-    return names, widths, words
-
-
-def layer_of(tmp_path, *rows):
-    KERNELS.append(tmp_path, rows)
-    return kernel_page.layers_of(KERNELS.load(tmp_path))
-
-
-def test_stacks_are_drawn_the_fastest_on_top_with_their_forward_part(tmp_path):
-    layers = layer_of(
-        tmp_path,
-        timed("torch_nn", 6.0, 5.9, 6.1),
-        {**timed("torch_nn", 2.5, 2.4, 2.6), "mode": "forward", "row_id": "f"},
-        timed("a", 2.0, 1.9, 2.1),
-        {**timed("b", 1.0, 0.9, 1.1), "mode": "forward", "row_id": "alone"},
-        timed("c", 1.0, 0.9, 1.1, execution="eager"),
-    )
-    names, (whole, light, dark), words = bars_of(kernel_plots.stacks(layers))
-    assert names == ["a", "torch_nn"]
-    assert whole == light == [2.0, 6.0]
-    assert dark == [0.0, 2.5]
-    assert {"2  3.00 ×", "6"} <= set(words)
-    assert isinstance(kernel_plots.recurrences(layers), str)
-
-
-def test_floors_stand_beneath_the_recurrences_with_what_was_predicted(tmp_path):
-    layers = layer_of(
-        tmp_path,
-        timed("a", 3.0, 2.9, 3.1, part="recurrence", predicted_microseconds_per_step=2.5),
-        {**timed("barrier", 0.9, 0.9, 0.9, part="floor"), "mode": "forward", "row_id": "f"},
-        {**timed("barrier", 0.8, 0.8, 0.8, part="floor"), "mode": "backward", "row_id": "b"},
-        {**timed("launch", 0.7, 0.7, 0.7, part="floor"), "mode": "forward", "row_id": "l"},
-    )
-    drawn = kernel_plots.recurrences(layers)
-    names, (whole, _, dark), words = bars_of(drawn)
-    assert names == ["a", "floor: barrier", "floor: launch"]
-    assert whole == pytest.approx([3.0, 1.7, 0.7])
-    assert dark == pytest.approx([0.0, 0.9, 0.7])
-    assert "0.7  forward alone" in words
-    (diamond,) = [line for line in drawn[0].axes[0].lines if line.get_marker() == "D"]
-    assert list(diamond.get_xdata()) == [2.5]
-    assert isinstance(kernel_plots.stacks(layers), str)
 
 
 def test_tiles_stand_beside_the_usual_one(tmp_path):

@@ -145,6 +145,7 @@ def test_a_run_that_is_stopped_before_its_first_row_leaves_no_table(tmp_path, mo
     assert left.value.exit_code == 130
     assert "Stopped." in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "k").iterdir()] == ["environment.json"]
+    assert "Finished" not in load_environment(tmp_path / "k")["Run"]
 
 
 def test_a_cache_that_cannot_be_had_is_said_in_one_line(tmp_path):
