@@ -39,11 +39,24 @@ def test_stacks_are_drawn_the_fastest_on_top_with_their_forward_part(tmp_path):
         timed("c", 1.0, 0.9, 1.1, execution="eager"),
     )
     names, (whole, light, dark), words = bars_of(kernel_plots.stacks(layers))
-    assert names == ["a", "torch_nn"]
+    assert names == ["a", "torch_nn"]  # b and c lack what is compared
     assert whole == light == [2.0, 6.0]
     assert dark == [0.0, 2.5]
     assert {"2  3.00 ×", "6"} <= set(words)
     assert isinstance(kernel_plots.recurrences(layers), str)
+
+
+def test_the_references_bar_is_what_factors_are_of(tmp_path):
+    layers = layer_of(
+        tmp_path,
+        timed("torch_nn", 6.0, 6.0, 6.0),
+        timed("a", 5.9, 5.9, 5.9),
+        timed("torch_nn", 5.6, 5.6, 5.6, part="control"),
+    )
+    names, (whole, *_), words = bars_of(kernel_plots.stacks(layers))
+    assert names == ["torch_nn", "a"]
+    assert whole == pytest.approx([5.8, 5.9])
+    assert {"5.8", "5.9  0.98 ×"} <= set(words)
 
 
 def test_floors_stand_beneath_the_recurrences_with_what_was_predicted(tmp_path):
