@@ -74,8 +74,9 @@ def verify(
 
     Compared are the output, the final state, and the gradients of the input, the initial state
     and every parameter that is trained, each of which must have memory of its own: clipping and
-    accumulation change them where they lie. The parameters of ``stack`` are overwritten with fresh
-    ones; its device and dtype stay.
+    accumulation change them where they lie. Then once more as training asks, for the parameters'
+    gradients alone, which may take another path. The parameters of ``stack`` are overwritten with
+    fresh ones; its device and dtype stay.
 
     Args:
         stack: what is checked.
@@ -120,11 +121,19 @@ def verify(
     upstream = [rounded(normal(num_steps, batch_size, stack.hidden_size))]
     upstream += [rounded(normal(*state_shape)) for _ in range(count)]
 
-    actual = _outputs_and_gradients(stack, inputs, upstream, lambda t: t)
     expected = _outputs_and_gradients(reference, inputs, upstream, lambda t: t.double().cpu())
-    if sharing := _sharing(stack):
-        return Verification(math.inf, f"gradient of {sharing}, which is another's as well,", bound)
-    return Verification(*_worst(actual, expected), bound)
+
+    def found(is_training: bool) -> tuple[float, str]:
+        actual = _outputs_and_gradients(stack, inputs, upstream, lambda t: t, is_training)
+        asked = ", asked for as in training," if is_training else ""
+        if sharing := _sharing(stack):
+            return math.inf, f"gradient of {sharing}, which is another's as well,{asked}"
+        error, tensor = _worst(actual, {name: expected[name] for name in actual})
+        return error, tensor + asked
+
+    is_trained = any(parameter.requires_grad for parameter in stack.parameters())
+    ways = [False, True] if is_trained else [False]
+    return Verification(*max(map(found, ways), key=_badness), bound)
 
 
 def _sharing(stack: DeepRNN) -> str:
@@ -165,10 +174,13 @@ def verify_replay(replayed: Trainer, eager: Trainer, bound: float) -> Verificati
 
 def _worst(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float, str]:
     """The largest relative error, and whose it is."""
-    errors = {name: relative_error(actual[name], expected[name]) for name in expected}
-    # NaN is the worst of all, whatever the order in which it comes.
-    worst = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
-    return errors[worst], worst
+    found = [(relative_error(actual[name], expected[name]), name) for name in expected]
+    return max(found, key=_badness)
+
+
+def _badness(found: tuple[float, str]) -> float:
+    """An error to compare by: NaN is the worst of all, whatever the order in which it comes."""
+    return math.inf if math.isnan(found[0]) else found[0]
 
 
 def _few_steps(trainer: Trainer, is_forgetful: bool = False) -> dict[str, Tensor]:
@@ -194,8 +206,10 @@ def _outputs_and_gradients(
     inputs: list[Tensor],
     upstream: list[Tensor],
     convert: Callable[[Tensor], Tensor],
+    is_training: bool = False,
 ) -> dict[str, Tensor]:
-    leaves = [convert(tensor).detach().clone().requires_grad_() for tensor in inputs]
+    """By name. In training neither the input nor the initial state needs a gradient."""
+    leaves = [convert(t).detach().clone().requires_grad_(not is_training) for t in inputs]
     state = leaves[1] if len(leaves) == 2 else (leaves[1], leaves[2])
     stack.train()
     stack.zero_grad(set_to_none=True)
@@ -205,7 +219,8 @@ def _outputs_and_gradients(
     results = {"output": y, **{f"final {n}": t for n, t in zip("hc", finals, strict=False)}}
     names = ["the input", *(f"initial {n}" for n in "hc")]
     for name, leaf in zip(names, leaves, strict=False):
-        results[f"gradient of {name}"] = _gradient(leaf)
+        if leaf.requires_grad:
+            results[f"gradient of {name}"] = _gradient(leaf)
     for name, parameter in stack.named_parameters():
         if parameter.requires_grad:
             results[f"gradient of {name}"] = _gradient(parameter)

@@ -169,7 +169,7 @@ class _Layer(torch.autograd.Function):
         if save:
             ctx.save_for_backward(weight_hh, hs, cs, saved)
             ctx.kernels, ctx.cell, ctx.input_precision = kernels, cell, input_precision
-            ctx.c_dtype = None if c is None else c.dtype
+            ctx.state_dtypes = [state.dtype for state in first]
         return hs[1:], *last
 
     @staticmethod
@@ -185,10 +185,11 @@ class _Layer(torch.autograd.Function):
         # Only a GRU's reset gate makes the product's gradient differ from the input's.
         dgates_p = torch.empty_like(dgates_x) if ctx.cell == "gru" else dgates_x
         dstates = own_gradients(grad_states, (B, H), hs)
-        dh, dc = dstates[0], dstates[-1]
+        # Training begins from a state that needs none: its gradient is a step more in the chain.
+        needs_states = ctx.needs_input_grad[7:]
         ctx.kernels.backward(
-            ctx.cell, grad_y.contiguous(), weight_hh, hs, cs, saved, dgates_x, dgates_p, dh, dc,
-            input_precision=ctx.input_precision,
+            ctx.cell, grad_y.contiguous(), weight_hh, hs, cs, saved, dgates_x, dgates_p,
+            dstates[0], dstates[-1], initial=any(needs_states), input_precision=ctx.input_precision,
         )  # fmt: skip
         rows = dgates_p.view(T * B, wide)
         dweight = dbias = None
@@ -196,8 +197,8 @@ class _Layer(torch.autograd.Function):
             dweight = rows.T @ hs[:T].reshape(T * B, H)
         if ctx.needs_input_grad[6]:
             dbias = rows.sum(0)  # torch sums bfloat16 in float32
-        grads = (None, None, None, None, dgates_x, dweight, dbias, dh.to(hs.dtype))
-        return grads if ctx.c_dtype is None else (*grads, dc.to(ctx.c_dtype))
+        to_states = of_states(dstates, needs_states, ctx.state_dtypes)
+        return None, None, None, None, dgates_x, dweight, dbias, *to_states
 
 
 def own_gradients(given: Sequence[Tensor | None], shape: tuple[int, ...],
@@ -214,6 +215,15 @@ def own_gradients(given: Sequence[Tensor | None], shape: tuple[int, ...],
         if gradient is None
         else gradient.to(kind, copy=True, memory_format=torch.contiguous_format)
         for gradient in given
+    ]
+
+
+def of_states(gradients: Sequence[Tensor], needed: Sequence[bool],
+              dtypes: Sequence[torch.dtype]) -> list[Tensor | None]:  # fmt: skip
+    """The initial states' gradients as autograd wants them: where needed, in the states' types."""
+    return [
+        gradient.to(dtype) if is_needed else None
+        for gradient, is_needed, dtype in zip(gradients, needed, dtypes, strict=True)
     ]
 
 

@@ -244,9 +244,14 @@ def forward(cell: str, gates_x: torch.Tensor, weight_hh: torch.Tensor, bias_hh: 
 
 def backward(cell: str, grad_y: torch.Tensor, weight_hh: torch.Tensor, hs: torch.Tensor,
              cs: torch.Tensor, saved: torch.Tensor, dgates_x: torch.Tensor,
-             dgates_p: torch.Tensor, dh: torch.Tensor, dc: torch.Tensor, *,
+             dgates_p: torch.Tensor, dh: torch.Tensor, dc: torch.Tensor, *, initial: bool,
              input_precision: str, marked: bool = False) -> None:  # fmt: skip
-    """Fill dgates_x and dgates_p in one launch; dh and dc as in `kernels.step.backward`."""
+    """Fill dgates_x and dgates_p in one launch; other arguments as of `kernels.step.backward`.
+
+    The gradient of the initial state is made in any case: to ask in every step whether there is one
+    more exchange costs about as much as that exchange.
+    """
+    del initial
     T, B, H = grad_y.shape
     _, tile = tiles(B, H, cell, grad_y.dtype, input_precision, grad_y.device, marked=marked)
     with on_device_of(grad_y):

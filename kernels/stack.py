@@ -24,6 +24,7 @@ from kernels.function import (
     check_alike,
     check_layer,
     dataflow_layer,
+    of_states,
     own_gradients,
     sequence_layer,
 )
@@ -172,14 +173,17 @@ class _Stack(torch.autograd.Function):
         # buffer the two are what a batch of two products takes.
         dgates = hs.new_empty(2 if ctx.cell == "gru" else 1, L, T, B, wide)
         dstates = own_gradients(grad_states, (L, B, H), hs)
+        first, num_states = 6, len(dstates)  # of forward's arguments
+        needs_states = ctx.needs_input_grad[first : first + num_states]
         wavefront.backward(
             ctx.cell, grad_y.contiguous(), weight_ih, weight_hh, hs, cs, saved, dgates,
-            dstates[0], dstates[-1], input_precision=ctx.input_precision, marked=ctx.marked,
+            dstates[0], dstates[-1], initial=any(needs_states),
+            input_precision=ctx.input_precision, marked=ctx.marked,
         )  # fmt: skip
         grads = _of_parameters(
-            dgates.view(-1, L, T * B, wide), hs, ctx.needs_input_grad[-(4 * L - 1) :]
+            dgates.view(-1, L, T * B, wide), hs, ctx.needs_input_grad[first + num_states :]
         )
-        to_states = [grad.to(dtype) for grad, dtype in zip(dstates, ctx.state_dtypes, strict=True)]
+        to_states = of_states(dstates, needs_states, ctx.state_dtypes)
         return None, None, None, None, None, dgates[0, 0], *to_states, *grads
 
 

@@ -268,19 +268,19 @@ def forward(cell: str, gates_x: torch.Tensor, weight_hh: torch.Tensor, bias_hh: 
 
 def backward(cell: str, grad_y: torch.Tensor, weight_hh: torch.Tensor, hs: torch.Tensor,
              cs: torch.Tensor, saved: torch.Tensor, dgates_x: torch.Tensor,
-             dgates_p: torch.Tensor, dh: torch.Tensor, dc: torch.Tensor, *,
+             dgates_p: torch.Tensor, dh: torch.Tensor, dc: torch.Tensor, *, initial: bool,
              input_precision: str) -> None:  # fmt: skip
-    """Fill dgates_x and dgates_p, T + 1 launches.
+    """Fill dgates_x and dgates_p, a launch for each of T steps.
 
-    dh and dc (B, H), in the compute type, hold the final state's gradient on entry and the initial
-    state's on return.
+    dh and dc (B, H), in the compute type, hold the final state's gradient on entry. With `initial`
+    they hold the initial state's on return, which takes one step more; else nothing of use.
     """
     T, B, H = grad_y.shape
     tile = tiling.step_tile(B, H, GATES[cell], grad_y.dtype, input_precision, backward=True)
     options = compile_options(cell, H, grad_y.dtype, tile, input_precision)
     programs = grid(B, H, GATES[cell], tile)
     with on_device_of(grad_y):
-        for t in range(T - 1, -2, -1):
+        for t in range(T - 1, -2 if initial else -1, -1):
             step_backward_kernel[programs](
                 grad_y, weight_hh, hs, cs, saved, dgates_x, dgates_p, dh, dc, t, B,
                 LAST=t == T - 1, INITIAL=t == -1, **options,

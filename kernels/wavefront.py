@@ -151,10 +151,10 @@ def wavefront_forward_kernel(
     give_last_state(last_h_ptr, last_c_ptr, rows, units, inside, h, c, CELL, H)
 
 
-@triton.jit(do_not_specialize=["T", "B"])
+@triton.jit(do_not_specialize=["T", "B", "passes"])
 def wavefront_backward_kernel(
     grad_y_ptr, weight_ih_ptr, weight_ptr, hs_ptr, cs_ptr, saved_ptr, dgates_x_ptr, dgates_p_ptr,
-    dh_ptr, dc_ptr, counter_ptr, T, B,
+    dh_ptr, dc_ptr, counter_ptr, T, B, passes,
     CELL: tl.constexpr, H: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, COMPUTE: tl.constexpr,
@@ -163,7 +163,8 @@ def wavefront_backward_kernel(
 ):  # fmt: skip
     """All T steps backward of one slice, one group of rows and one layer, the last layer ahead.
 
-    dh and dc (L, B, H) hold the final state's gradient, then the initial one's.
+    dh and dc (L, B, H) hold the final state's gradient, then the initial one's, which takes T + 1
+    passes. With T of them what dh holds then is none.
     """
     layer = tl.num_programs(2) - 1 - tl.program_id(2)
     is_last = tl.program_id(2) == 0
@@ -213,9 +214,9 @@ def wavefront_backward_kernel(
     )
 
     seen = 0  # arrivals of the layer above
-    # One pass more than steps: the last one makes the initial state's gradient, and no gates. So
-    # each set of weights is used in one place; used in two, the compiler moves it about.
-    for past in range(T + 1):
+    # Pass T, after all steps, makes the initial state's gradient, and no gates. So each set of
+    # weights is used in one place; used in two, the compiler moves it about.
+    for past in range(passes):
         step = tl.cast(T - 1 - past, tl.int64) * B
         is_over = past == T
         # The layer above is ahead, most of the time: its part is done while one's own is not whole.
@@ -314,9 +315,9 @@ def forward(cell: str, gates_x: torch.Tensor, weight_ih: torch.Tensor, weight_hh
 
 def backward(cell: str, grad_y: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor,
              hs: torch.Tensor, cs: torch.Tensor, saved: torch.Tensor, dgates: torch.Tensor,
-             dh: torch.Tensor, dc: torch.Tensor, *,
+             dh: torch.Tensor, dc: torch.Tensor, *, initial: bool,
              input_precision: str, marked: bool) -> None:  # fmt: skip
-    """Fill dgates in one launch; dh and dc (L, B, H) in place.
+    """Fill dgates in one launch; dh, dc (L, B, H) and `initial` as in `kernels.step.backward`.
 
     dgates (2, L, T, B, G·H): of the input's part of the gates and of the product; one where they
     are the same.
@@ -332,5 +333,6 @@ def backward(cell: str, grad_y: torch.Tensor, weight_ih: torch.Tensor, weight_hh
             counter = counters(B, L, tile, grad_y.device)
         wavefront_backward_kernel[grid(B, H, L, tile)](
             grad_y, weight_ih, weight_hh, hs, cs, saved, dgates[0], dgates[-1], dh, dc, counter,
-            T, B, MARKED=marked, **launch_options(cell, H, grad_y.dtype, tile, input_precision),
+            T, B, T + 1 if initial else T, MARKED=marked,
+            **launch_options(cell, H, grad_y.dtype, tile, input_precision),
         )  # fmt: skip

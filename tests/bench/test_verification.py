@@ -118,6 +118,40 @@ def test_two_parameters_with_one_gradient_are_not_right():
     assert str(outcome).startswith("gradient of bias_ih_l0, which is another's as well, is off")
 
 
+class OfParametersAlone(torch.autograd.Function):
+    """A gate's input whose gradient is doubled where the state needs none, as in training."""
+
+    @staticmethod
+    def forward(ctx, gates_h, h):
+        return gates_h.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * (1 if ctx.needs_input_grad[1] else 2), None
+
+
+def test_a_gradient_that_is_wrong_only_as_training_asks_for_it_is_found():
+    """What needs no gradient may be left out of a kernel, so that is a path of its own."""
+
+    class LeavesOut(DeepRNN):
+        def layer(self, layer, x, state):
+            weight_ih, weight_hh, bias_ih, bias_hh = self.parameters_of(layer)
+            h, outputs = state[0], []
+            for x_t in x:
+                gates_h = OfParametersAlone.apply(F.linear(h, weight_hh, bias_hh), state[0])
+                h = torch.tanh(F.linear(x_t, weight_ih, bias_ih) + gates_h)
+                outputs.append(h)
+            return torch.stack(outputs), (h,)
+
+    stack = LeavesOut("rnn_tanh", 5, 16, 1)
+    outcome = verify(stack, 3, 6, seed=1, bound=BOUND)
+    assert not outcome.passed
+    assert ", asked for as in training, is off by" in str(outcome)
+    assert all(parameter.grad is None for parameter in stack.parameters())
+    stack.requires_grad_(False)  # nothing is trained, nothing to ask for
+    assert verify(stack, 3, 6, seed=1, bound=BOUND).passed
+
+
 def test_gradients_that_were_there_before_do_not_count():
     stack = Planted("gru", 5, 16, 2)
     for parameter in stack.parameters():

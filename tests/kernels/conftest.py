@@ -90,11 +90,15 @@ class Case:
         outputs = {"y": y} | dict(zip(("final_h", "final_c"), (s[0] for s in final), strict=False))
         return outputs, self._gradients(inputs, outputs, upstream)
 
-    def run(self, layer, dtype, device, upstream=("y", "final_h", "final_c"), **options):
-        """The same through `layer`, a function of `kernels.function`."""
-        inputs = {
-            name: tensor.to(device, dtype).requires_grad_() for name, tensor in self.inputs.items()
-        }
+    def run(self, layer, dtype, device, upstream=("y", "final_h", "final_c"),
+            is_training=False, **options):  # fmt: skip
+        """The same through `layer`, a function of `kernels.function`.
+
+        In training no gradient of the initial state.
+        """
+        inputs = {name: tensor.to(device, dtype) for name, tensor in self.inputs.items()}
+        for name, tensor in inputs.items():
+            tensor.requires_grad_(not is_training or name not in ("h", "c"))
         gates_x = inputs["x"] @ inputs["weight_ih"].T + inputs["bias_ih"]
         state = (inputs["h"], inputs["c"]) if self.cell == "lstm" else inputs["h"]
         y, final = layer(
@@ -110,8 +114,9 @@ class Case:
             for name in upstream
             if name in outputs
         )
-        grads = torch.autograd.grad(total, list(inputs.values()))
-        return {f"grad {name}": grad for name, grad in zip(inputs, grads, strict=True)}
+        asked = {name: tensor for name, tensor in inputs.items() if tensor.requires_grad}
+        grads = torch.autograd.grad(total, list(asked.values()))
+        return {f"grad {name}": grad for name, grad in zip(asked, grads, strict=True)}
 
 
 def relative_error(actual, reference):

@@ -21,6 +21,7 @@ is a process of its own because Triton decides when it is imported whether kerne
     poison     whether the first number of the initial state is a NaN, all bits set
     shift      elements by which the initial state lies beside an aligned address
     tiles      which of the tiles that fit are taken, forward and backward; [0, 0] is what is usual
+    training   whether the initial state needs no gradient; what was left out is named then
 """
 
 import contextlib
@@ -48,7 +49,7 @@ from .stacks import Stack, shifted
 PRECISIONS = COMPILED | {"float16": (torch.float16, "ieee")}
 DEFAULTS = {"precision": "ieee", "chip": "sm_90", "L": 2, "seed": 0, "watch": True, "plant": (),
             "where": "", "multiprocessors": None, "poison": False,
-            "shift": 0, "tiles": (0, 0)}  # fmt: skip
+            "shift": 0, "tiles": (0, 0), "training": False}  # fmt: skip
 
 
 BARRIER = re.compile(r"bar\.sync\s+0;(?:\s*(?://.*|\.loc.*|\$L__tmp\d+:|bar\.sync\s+0;))*")
@@ -95,7 +96,9 @@ def run(job):
     if job["kernels"].endswith("wavefront"):
         stack = Stack(job["cell"], job["T"], job["B"], job["H"], job["L"], dtype)
         marked = job["kernels"] == "marked_wavefront"
-        ours = stack.run("cpu", job["shift"], input_precision=input_precision, marked=marked)
+        ours = stack.run(
+            "cpu", job["shift"], job["training"], input_precision=input_precision, marked=marked
+        )
         return ours, stack.reference
     layers = {"step": step_layer, "sequence": sequence_layer, "dataflow": dataflow_layer}
     layer = layers[job["kernels"]]
@@ -111,7 +114,9 @@ def run(job):
         state = tuple(pair) if len(pair) == 2 else pair[0]
         return layer(cell, gates_x, weight_hh, bias_hh, state, **options)
 
-    outputs, gradients = case.run(shifted_layer, dtype, "cpu", input_precision=input_precision)
+    outputs, gradients = case.run(
+        shifted_layer, dtype, "cpu", is_training=job["training"], input_precision=input_precision
+    )
 
     def reference():
         wanted_outputs, wanted_gradients = case.reference()
@@ -144,6 +149,8 @@ def result(job):
         if job["plant"] and not any(mutants):
             raise ValueError(f"{job['plant']} has no place in any of the kernels")
     wanted = reference()
+    left_out = sorted(wanted.keys() - ours.keys())
+    wanted = {name: tensor for name, tensor in wanted.items() if name in ours}
     errors = {name: relative_error(ours[name], wanted[name]) for name in wanted}
     launched = [vars(launch) for launch in launches]
     digest = hashlib.sha256()
@@ -151,6 +158,7 @@ def result(job):
         digest.update(ours[name].detach().contiguous().view(torch.uint8).numpy().tobytes())
     return {
         "errors": errors, "sha256": digest.hexdigest(), "launches": launched, "barriers": barriers,
+        "left_out": left_out,
         "nan_rows": sorted(set(ours["y"].isnan().nonzero()[:, 1].tolist())),
     }  # fmt: skip
 

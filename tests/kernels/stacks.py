@@ -35,9 +35,14 @@ class Stack:
         y, final = self.module(inputs[0], tuple(states) if len(states) == 2 else states[0])
         return self._collect(y, final, inputs, dict(self.module.named_parameters()))
 
-    def run(self, device, shift=0, **options):
-        """`shift`: elements by which the initial state lies beside an aligned address."""
-        inputs = [t.to(device, self.dtype).requires_grad_() for t in self.inputs]
+    def run(self, device, shift=0, is_training=False, **options):
+        """`shift`: elements by which the initial state lies beside an aligned address.
+
+        In training no gradient of the initial state.
+        """
+        inputs = [t.to(device, self.dtype) for t in self.inputs]
+        for tensor in inputs[: 1 if is_training else None]:
+            tensor.requires_grad_()
         named = {
             name: parameter.detach().to(device, self.dtype).requires_grad_()
             for name, parameter in self.module.named_parameters()
@@ -56,6 +61,7 @@ class Stack:
         outputs = [y, *(final if isinstance(final, tuple) else (final,))]
         pairs = zip(outputs, self.upstream, strict=True)
         total = sum((output * up.to(output)).sum() for output, up in pairs)
+        inputs = [tensor for tensor in inputs if tensor.requires_grad]
         gradients = torch.autograd.grad(total, [*inputs, *named.values()])
         names = ["y", *(f"final {i}" for i in range(len(outputs) - 1)), "grad x"]
         names += [f"grad state {i}" for i in range(len(inputs) - 1)]

@@ -65,6 +65,27 @@ def test_every_cell_in_every_precision(kernels, precision, cell):
     hold(asked, *emulate(asked))
 
 
+@pytest.mark.parametrize(
+    ("kernels", "precision", "H", "left_out"),
+    [
+        ("step", "ieee", 40, ["grad c", "grad h"]),
+        ("sequence", "ieee", 40, ["grad c", "grad h"]),
+        ("sequence", "tf32", 40, ["grad c", "grad h"]),
+        ("dataflow", "tf32", 256, ["grad c", "grad h"]),
+        ("wavefront", "tf32", 40, ["grad state 0", "grad state 1"]),
+        ("marked_wavefront", "bfloat16", 256, ["grad state 0", "grad state 1"]),
+    ],
+)
+def test_as_in_training_without_the_initial_states_gradient(kernels, precision, H, left_out):
+    """Some kernels leave out the step that makes it; what they give is the same."""
+    asked = job(kernels, "lstm", precision, T=2, B=3, H=H)
+    whole, training = emulate(asked, asked | {"training": True})
+    hold(asked, training)
+    assert (whole["left_out"], training["left_out"]) == ([], left_out)
+    for name, error in training["errors"].items():
+        assert error == whole["errors"][name], name
+
+
 def test_rows_too_short_for_vectors_of_four():
     """Threads that multiply alone take vectors of four, and here H is no multiple of four."""
     asked = job("sequence", "gru", "ieee", T=2, B=5, H=42)

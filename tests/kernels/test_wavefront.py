@@ -98,7 +98,10 @@ def test_a_list_of_states_is_as_good_as_a_pair(device):
     assert torch.equal(y, wavefront_stack("lstm", x @ weight_ih.T, parameters, tuple(states))[0])
 
 
-def test_one_launch_each_way_and_every_layer_arrives_at_every_step(device, monkeypatch):
+@pytest.mark.parametrize(("is_training", "passes"), [(False, 6), (True, 5)])
+def test_one_launch_each_way_and_every_layer_arrives_at_every_step(
+    is_training, passes, device, monkeypatch
+):
     made, launches = [], []
     plain = wavefront.counters
     monkeypatch.setattr(
@@ -115,10 +118,10 @@ def test_one_launch_each_way_and_every_layer_arrives_at_every_step(device, monke
 
     for name in ("wavefront_forward_kernel", "wavefront_backward_kernel"):
         monkeypatch.setattr(wavefront, name, Counting(getattr(wavefront, name)))
-    Stack("gru", 5, 2, 20, 3).run(device)
+    Stack("gru", 5, 2, 20, 3).run(device, is_training=is_training)
     assert len(launches) == len(made) == 2
-    # backward there is one pass more, for the initial state
-    for (slices, groups, layers), counter, times in zip(launches, made, (5, 6), strict=True):
+    # backward there is one pass more where the initial state needs a gradient
+    for (slices, groups, layers), counter, times in zip(launches, made, (5, passes), strict=True):
         assert (groups, layers) == (1, 3)
         found = counter.view(-1, wavefront.STRIDE)[:, 0].tolist()
         assert found == [times * slices] * layers
