@@ -7,6 +7,7 @@ from bench.chapter.curves import draw_curves
 from bench.chapter.section import (
     Section,
     have_a_seed_in_common,
+    how_soon,
     interval,
     more_or_less,
     of_seeds,
@@ -17,6 +18,11 @@ from bench.chapter.stored import Chapter, Learned, against, over_seeds
 from bench.page_parts import Cell, Picture, Table
 
 PART = "exercise-1"
+IN_A_SENTENCE = {
+    "printed": "the printed network",
+    "right": "the one with recurrence in both layers",
+}
+
 NAMES = {
     "printed": "as printed: layer 2 without recurrence",
     "right": "as the equation says: both layers recurrent",
@@ -54,7 +60,7 @@ def section(chapter: Chapter) -> Section | None:
         ("parameters", ""),
         ("speed", "tokens/s"),
         ("text trained on", f"perplexity after {epochs} epochs"),
-        ("other text", "best perplexity"),
+        ("other text", f"best perplexity within {epochs} epochs"),
         ("learning sets in", f"epochs to perplexity {LEARNT:g}"),
     )
     _, by_seed = against(learned["right"], learned["printed"], lambda one: one.train_perplexity)
@@ -118,4 +124,4 @@ def _answer(chapter: Chapter, learned: dict[str, list[Learned]], epochs: int) ->
             f"It costs {more - fewer:,} parameters, and the printed network trains "
             f"{ratio.ratio:.2f} times as fast ({interval(ratio)}) for leaving it out."
         )
-    return tuple(sentences)
+    return (*sentences, *how_soon(chapter, learned, IN_A_SENTENCE))

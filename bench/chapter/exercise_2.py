@@ -10,6 +10,7 @@ from bench.chapter.section import (
     PAIRED,
     Section,
     have_a_seed_in_common,
+    how_soon,
     interval,
     more_or_less,
     of_seeds,
@@ -27,6 +28,13 @@ LSTM, PRINTED, EQUAL_SIZE, EQUAL_PARAMETERS = (
     "gru of equal layers and width",
     "gru of equal parameters",
 )
+
+IN_A_SENTENCE = {
+    LSTM: "the LSTM",
+    PRINTED: "the GRU as printed",
+    EQUAL_SIZE: "the GRU of equal layers and width",
+    EQUAL_PARAMETERS: "the GRU of equal parameters",
+}
 
 
 def name(role: str, workload: dict[str, object]) -> str:
@@ -85,7 +93,7 @@ def section(chapter: Chapter) -> Section | None:
         ("speed, library", "tokens/s"),
         ("text trained on", f"perplexity after {epochs} epochs"),
         ("text trained on", "after equal time"),
-        ("other text", "best perplexity"),
+        ("other text", f"best perplexity within {epochs} epochs"),
     )
     _, by_seed = against(learned[EQUAL_PARAMETERS], learned[LSTM], lambda one: one.best_validation)
     return Section(
@@ -150,9 +158,9 @@ def _answer(chapter: Chapter, learned: dict[str, list[Learned]], epochs: int) ->
         faster = "" if speed is None else _speed(speed)
         sentences.append(
             f"{fair} the GRU {faster}has {_apart(train)} perplexity after {epochs} epochs and "
-            f"{_apart(other)} perplexity on other text."
+            f"{_apart(other)} best perplexity on other text."
         )
-    return tuple(sentences)
+    return (*sentences, *how_soon(chapter, learned, IN_A_SENTENCE))
 
 
 def _speed(ratio: Ratio) -> str:

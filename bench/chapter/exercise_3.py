@@ -41,7 +41,7 @@ def section(chapter: Chapter) -> Section | None:
         epochs = f"{best[0]} to {best[-1]}" if len(best) > 1 else str(best[0])
         rows.append(
             (
-                Cell(role, f"{epochs} epochs, chosen by validation"),
+                Cell(role, f"{epochs} epochs, {_chosen(found)}"),
                 with_perplexity(on_train),
                 with_perplexity(wells),
                 with_perplexity(more),
@@ -136,6 +136,15 @@ def _law(chapter: Chapter, learned: dict[str, list[Learned]]) -> PowerLaw | str:
         return str(error)
 
 
+def _chosen(found: list[Learned]) -> str:
+    """How it was decided where training ends."""
+    ended = sum(one.best_epoch == one.workload["epochs"] for one in found)
+    if ended == 0:
+        return "chosen by validation"
+    who = "all seeds" if ended == len(found) else f"{ended} of {len(found)} seeds"
+    return f"chosen by validation; for {who} the last of the budget"
+
+
 def _answer(
     chapter: Chapter, learned: dict[str, list[Learned]], law: PowerLaw | str
 ) -> tuple[str, ...]:
@@ -173,14 +182,13 @@ def _answer(
                     "learn by heart, and longer training widens them."
                 )
             answer.append(
-                f"It lies above {len(below)} of {len(models)} floors: {strongest} needs "
-                f"{models[strongest]:.2f} bits for the same text after the same characters. "
-                f"{why} So few characters teach spelling to counts sooner than to gradients."
+                f"{len(below)} of the {len(models)} simple models need fewer bits; {strongest} "
+                f"needs {models[strongest]:.2f} for the same text after the same characters. {why}"
             )
         else:
             answer.append(
-                f"That is below every floor; the nearest is {strongest} with "
-                f"{models[strongest]:.2f} bits."
+                f"All {len(models)} simple models need more; the nearest, {strongest}, "
+                f"needs {models[strongest]:.2f} bits."
             )
     if isinstance(law, str):
         answer.append(f"No power law was fitted: {law}.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from matplotlib.figure import Figure
 
 from bench import tables
@@ -91,7 +93,7 @@ def _answer(chapter: Chapter, learned: dict[str, list[Learned]]) -> tuple[str, .
     if worst <= TARGET:
         first = (
             f"Yes: {after}, all {len(everyone)} trainings end at a training perplexity of "
-            f"{worst:.3f} or less; printed is 1.0."
+            f"{math.ceil(1000 * worst) / 1000:.3f} or less; printed is 1.0."
         )
     elif max(epochs) < 500:
         first = (

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench import tables
-from bench.chapter.stored import Learned
+from bench.chapter.stored import Chapter, Learned
 from bench.page_parts import Cell, Picture, Table
 from bench.statistics import Ratio, t_quantile
 
@@ -85,6 +85,45 @@ def have_a_seed_in_common(learned: Mapping[str, Sequence[Learned]]) -> bool:
     """Whether there is a seed by which all roles can be compared."""
     seeds = [{one.seed for one in found} for found in learned.values()]
     return bool(seeds) and bool(set.intersection(*seeds))
+
+
+def how_soon(
+    chapter: Chapter, learned: Mapping[str, Sequence[Learned]], names: Mapping[str, str]
+) -> tuple[str, ...]:
+    """A sentence where networks were still improving on other text when their training ended.
+
+    Then their best perplexities compare how soon they learn it, not how well. What those come to
+    that another part of the chapter trained on is said as well.
+    """
+    best_last = {role: sum(o.was_improving for o in found) for role, found in learned.items()}
+    if not any(best_last.values()):
+        return ()
+    epochs = max(one.epochs for found in learned.values() for one in found)
+    counts = _enumerated(
+        f"{count} of {len(learned[role])} trainings of {names[role]}"
+        for role, count in best_last.items()
+        if count
+    )
+    said = (
+        f"On other text that is how soon they learn, not how well: when {epochs} epochs were over, "
+        f"{counts} had just come to their best."
+    )
+    longer = {
+        role: [whole for one in found if (whole := chapter.trained_on(one)) is not None]
+        for role, found in learned.items()
+    }
+    reached = [
+        f"{names[role]} comes to {sum(o.best_validation for o in found) / len(found):.2f} within "
+        f"{max(o.epochs for o in found)} epochs ({len(found)} seed{'s' * (len(found) > 1)})"
+        for role, found in longer.items()
+        if found
+    ]
+    return (said, f"Trained on, {_enumerated(reached)}.") if reached else (said,)
+
+
+def _enumerated(parts: Iterable[str]) -> str:
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def told_wrongly(by_seed: dict[int, float], figure: str) -> str:

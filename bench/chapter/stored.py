@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,12 @@ class Learned:
     def best_epoch(self) -> int:
         at = int(np.nanargmin(self.curve["validation_perplexity"].to_numpy(dtype=float)))
         return int(self.curve["epoch"].iloc[at])
+
+    @property
+    def was_improving(self) -> bool:
+        """Whether the last epoch that was validated was the best: more of them might be better."""
+        validated = self.curve.dropna(subset=["validation_perplexity"])
+        return not validated.empty and self.best_epoch == int(validated["epoch"].iloc[-1])
 
     def epochs_to(self, perplexity: float) -> int | None:
         """The first epoch whose training perplexity is at most this; None if there is none."""
@@ -129,6 +135,12 @@ class Chapter:
                 )
             )
         return found
+
+    def trained_on(self, one: Learned) -> Learned | None:
+        """The same training with all its epochs, where another part of the chapter had more."""
+        whole = self.curves[one.case_id]
+        epochs = int(whole["epoch"].iloc[-1])
+        return replace(one, epochs=epochs, curve=whole) if epochs > one.epochs else None
 
     def timed(self, part: str) -> list[Timed]:
         """The speeds measured for a part, in the order of the plan."""

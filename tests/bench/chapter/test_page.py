@@ -35,7 +35,7 @@ def planted_speed(role):
 
 @pytest.fixture
 def stored(tmp_path, monkeypatch):
-    def make(directory=None, only=(), **changes):
+    def make(directory=None, only=(), budget=TINY, **changes):
         directory = directory or tmp_path / "reports" / "some-machine" / "chapter"
         planted = {
             "perplexity": planted_perplexity,
@@ -43,7 +43,7 @@ def stored(tmp_path, monkeypatch):
             "speed": planted_speed,
             **changes,
         }
-        write(directory, make_plan(monkeypatch, TINY, only)["plan"], **planted)
+        write(directory, make_plan(monkeypatch, budget, only)["plan"], **planted)
         return directory
 
     return make
@@ -104,6 +104,44 @@ def test_no_difference_is_said_to_be_none(stored):
     assert "told the opposite of the others" in found.one_seed
 
 
+def with_validation(directory, perplexity):
+    """The curves with other validation perplexities, of an epoch and of how many there are."""
+    curves = CURVES.load(directory)
+    last = curves.groupby("case_id")["epoch"].transform("max")
+    pairs = zip(curves["epoch"], last, strict=True)
+    curves["validation_perplexity"] = [perplexity(epoch, of) for epoch, of in pairs]
+    curves.to_csv(CURVES.path(directory), index=False)
+    return directory
+
+
+def test_who_was_still_improving_on_other_text_is_said(stored):
+    """Of 10 epochs the last was the best, so best perplexities are how soon, not how well."""
+    found = sections(stored())
+    assert "not how well: when 10 epochs were over, 3 of 3 trainings of the printed network and 3 "\
+        "of 3 trainings of the one with recurrence" in found["exercise-1"].answer[-1]  # fmt: skip
+    assert "3 of 3 trainings of the LSTM, " in found["exercise-2"].answer[-1]
+
+
+def test_what_is_trained_on_elsewhere_says_what_they_come_to(stored):
+    """Two seeds of the runs go on to 30 epochs."""
+    directory = stored(budget=replace(TINY, run_epochs=30))
+    with_validation(directory, lambda epoch, of: 40 - epoch)
+    *_, said, trained_on = sections(directory)["exercise-2"].answer
+    assert "3 of 3 trainings of the LSTM, 3 of 3 trainings of the GRU" in said
+    assert trained_on.startswith("Trained on, the LSTM comes to 10.00 within 30 epochs (2 seeds)")
+
+
+def test_nobody_is_said_to_improve_who_does_not(stored):
+    directory = with_validation(stored(), lambda epoch, of: 5 + abs(epoch - 6))
+    for part in ("exercise-1", "exercise-2"):
+        assert "how soon" not in " ".join(sections(directory)[part].answer)
+
+
+def test_a_bound_is_not_rounded_down(stored):
+    found = sections(stored(perplexity=lambda role, seed: 1.0311))
+    assert "training perplexity of 1.032 or less" in found["runs"].answer[0]
+
+
 def test_gru_and_lstm(stored):
     found = sections(stored())["exercise-2"]
     assert "trains faster than the LSTM (1.50 times, 95 % interval" in found.answer[0]
@@ -113,12 +151,13 @@ def test_gru_and_lstm(stored):
 
 def test_the_floors_that_are_lower_are_admitted(stored):
     worse = stored(bits=lambda *about: planted_bits(*about) + 0.3)
-    assert re.search(r"above \d of \d floors", " ".join(sections(worse)["exercise-3"].answer))
+    answer = " ".join(sections(worse)["exercise-3"].answer)
+    assert re.search(r"\d of the \d simple models need fewer bits", answer)
 
 
 def test_and_the_network_that_is_below_them_all_is_not_talked_down(stored):
     better = stored(bits=lambda *about: planted_bits(*about) - 1.0)
-    assert "below every floor" in " ".join(sections(better)["exercise-3"].answer)
+    assert "All 4 simple models need more" in " ".join(sections(better)["exercise-3"].answer)
 
 
 def test_authors_are_told_apart_by_their_own_networks(stored):
