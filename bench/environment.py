@@ -159,8 +159,16 @@ def describe(device: str, threads: int) -> dict[str, dict[str, Any]]:
             "Driver": driver_version() or "not told",
         }
         sections["Versions"]["CUDA"] = torch.version.cuda or torch.version.hip or "none"
-        sections["Versions"]["cuDNN"] = torch.backends.cudnn.version() or "none"
+        sections["Versions"]["cuDNN"] = cudnn_version(torch.backends.cudnn.version())
     return sections
+
+
+def cudnn_version(number: int | None) -> str:
+    """What ``torch.backends.cudnn.version()`` says, as NVIDIA writes it: 91900 is 9.19.0."""
+    if not number:
+        return "none"
+    major = 10_000 if number >= 90_000 else 1_000  # 8.9.2 was 8902
+    return f"{number // major}.{number % major // 100}.{number % 100}"
 
 
 def driver_version() -> str | None:

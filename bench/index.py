@@ -9,7 +9,7 @@ from bench import ranking, tables
 from bench.kernel_table import KERNELS
 from bench.ranking import PYTHON_LOOP, TORCH_NN, Report, Workload
 from bench.results import ResultsError
-from bench.stored import REPORTS, load_kernels, load_plan, load_tables
+from bench.stored import REPORTS, load_kernels, load_plan, load_remarks, load_tables
 from bench.verdict import unreliable
 
 INTRODUCTION = f"""# Reports
@@ -106,6 +106,7 @@ def _kernels(root: Path, directory: Path) -> str:
     machine, own = directory.parent.name, directory.name
     label = machine if own == "kernels" else f"{machine}, {own}"
     about = f"{len(measured)} of {len(wanted)} rows on {devices}, commit {commits}"
+    about += _remarked(directory)
     return f"- [{label}]({where}): {tables.markdown_text(about)}"
 
 
@@ -119,6 +120,10 @@ def _chapter(root: Path, directory: Path, plan: dict[str, Any]) -> str:
     )
 
 
+def _remarked(directory: Path) -> str:
+    return ", **with a remark**" if load_remarks(directory) else ""
+
+
 def _row(root: Path, report: Report, workload: Workload) -> list[str]:
     directory = report.directory
     link = f"[{directory.name}]({directory.relative_to(root).as_posix()}/summary.md)"
@@ -130,6 +135,7 @@ def _row(root: Path, report: Report, workload: Workload) -> list[str]:
         link += f", {len(failed)} of {able} cases without a result"
     if unreliable(report):
         link += ", **unreliable**"
+    link += _remarked(directory)
     where = [
         directory.parent.name,
         link,

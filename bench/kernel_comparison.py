@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,19 +56,18 @@ class Figure:
     @property
     def cell(self) -> Cell:
         """Three digits, with the interval beneath."""
-        return Cell(*self._written(".3g"))
+        return Cell(*self._written(tables.three_figures))
 
     @property
     def factor(self) -> Cell:
         """Two decimals, with the interval beneath."""
-        return Cell(*self._written(".2f"))
+        return Cell(*self._written("{:.2f}".format))
 
-    def _written(self, digits: str) -> tuple[str, str]:
-        span = tables.span(self.low, self.high, lambda value: f"{value:{digits}}")
-        return f"{self.median:{digits}}", span
+    def _written(self, write: Callable[[float], str]) -> tuple[str, str]:
+        return write(self.median), tables.span(self.low, self.high, write)
 
     def __str__(self) -> str:
-        return "{} ({})".format(*self._written(".3g"))
+        return "{} ({})".format(*self._written(tables.three_figures))
 
     def with_another(self, other: Figure | None) -> Figure:
         """The mean of two timings, and an interval that reaches over both."""
@@ -129,27 +128,28 @@ def _winners(layer: pd.DataFrame) -> list[tuple[str, Figure]]:
 def verdict(layers: Mapping[str, pd.DataFrame]) -> list[str]:
     """A sentence for each kernel that is the fastest of some layers, the most frequent first.
 
-    Layers in which a kernel has no figure that could have one are left out, and counted.
+    Layers in which a kernel has no figure that could have one, or the reference has none, are left
+    out, and counted.
     """
     winners: dict[tuple[str, ...], list[float]] = {}
-    compared = [
-        layer
-        for layer in layers.values()
-        if ranked(layer) and captured_reference(layer) is not None
+    compared = [layer for layer in layers.values() if ranked(layer) or untimed(layer)]
+    whole = [
+        layer for layer in compared if captured_reference(layer) is not None and not untimed(layer)
     ]
-    whole = [layer for layer in compared if not untimed(layer)]
     for layer in whole:
         best = _winners(layer)
         ratio = over_reference(layer, best[0][0])
         assert ratio is not None
         winners.setdefault(tuple(sorted(name for name, _ in best)), []).append(ratio.median)
+    cut = len(compared) - len(whole)
+    stacks = counted(len(whole), "stack") + (" timed whole" if cut else "")
     sentences: list[str] = []
     for kernels, ratios in sorted(winners.items(), key=lambda item: -len(item[1])):
         names = " and ".join(f"`{kernel}`" for kernel in kernels)
         fastest_of = (
             "is the fastest" if len(kernels) == 1 else "cannot be told apart as the fastest"
         )
-        sentence = f"{names} {fastest_of} in {len(ratios)} of {counted(len(whole), 'stack')}"
+        sentence = f"{names} {fastest_of} in {len(ratios)} of {stacks}"
         if TORCH_NN not in kernels:
             low, high = f"{min(ratios):.2f}", f"{max(ratios):.2f}"
             times = low if low == high else f"{low} to {high}"
@@ -159,8 +159,7 @@ def verdict(layers: Mapping[str, pd.DataFrame]) -> list[str]:
         sentences.append(sentence + ".")
     if not whole:
         sentences.append(f"No stack of layers was timed whole beside `{TORCH_NN}` in a CUDA graph.")
-    elif len(whole) < len(compared):
-        cut = len(compared) - len(whole)
+    elif cut:
         sentences.append(f"{counted(cut, 'more stack')} cannot be judged: kernels lack figures.")
     return sentences
 
@@ -183,7 +182,8 @@ def fastest(layers: Mapping[str, pd.DataFrame]) -> Table | None:
         second = nothing
         if len(found) > 1:
             is_tie = len(_winners(layer)) > 1
-            detail = f"{found[1][1].median:.3g}" + (", not told apart" if is_tie else "")
+            detail = tables.three_figures(found[1][1].median)
+            detail += ", not told apart" if is_tie else ""
             second = Cell(f"`{found[1][0]}`", detail)
         rows.append(
             (

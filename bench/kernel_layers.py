@@ -111,8 +111,10 @@ def _part(title: str, timed: pd.DataFrame, layer: pd.DataFrame) -> Table | None:
             predicted = group.set_index("mode")["predicted_microseconds_per_step"].to_dict()
             for mode in ("forward", "forward_backward"):
                 value = predicted.get(mode)
-                is_known = value is not None and not pd.isna(value)
-                cells.append(Cell(f"{value:.3g}") if is_known else nothing)
+                if value is None or pd.isna(value):
+                    cells.append(nothing)
+                else:
+                    cells.append(Cell(tables.three_figures(value)))
         if with_errors:
             cells.append(Cell(f"{group['gradient_error'].max():.1e}"))
         rows.append(tuple(cells))

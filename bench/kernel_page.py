@@ -23,8 +23,8 @@ from bench.kernel_table import KERNELS
 from bench.page_parts import Cell, Table
 from bench.plots import kernels as kernel_plots
 from bench.report import replace_file, template
-from bench.stored import PLANNED_ROWS, load_environment, load_kernels
-from bench.wording import counted, precision
+from bench.stored import PLANNED_ROWS, load_environment, load_kernels, load_remarks
+from bench.wording import counted, plain, precision
 
 LAYER = (
     *("cell", "num_layers", "hidden_size", "batch_size", "num_steps", "dtype"),
@@ -62,7 +62,7 @@ class Summary:
     def print(self, console: Console) -> None:
         """Who is the fastest, and where the page is."""
         for sentence in self.verdict:
-            console.print(Text(sentence.replace("`", "")), soft_wrap=True)
+            console.print(Text(plain(sentence)), soft_wrap=True)
         console.print(Text(f"Page: {self.page}"), soft_wrap=True)
 
 
@@ -90,7 +90,7 @@ def render(directory: Path) -> Summary:
         "verdict": summary.verdict,
         "about": _about(table),
         "environment": environment,
-        "problems": _problems(layers, table, planned),
+        "problems": [*load_remarks(directory), *_problems(layers, table, planned)],
         "fastest": fastest(judged),
         "plots": drawn,
         "layers": [
@@ -174,7 +174,11 @@ def _problems(
     if not lacking.empty:
         counts = lacking["status"].value_counts().sort_index()
         kinds = ", ".join(f"{count} {status}" for status, count in counts.items())
-        said.append(f"{len(lacking)} of {counted(len(wanted), 'row')} have no figure: {kinds}.")
+        also = ""
+        if others := len(table) - len(wanted):
+            also = f" ({others} more are unsupported.)"
+        whole = f"{len(lacking)} of {counted(len(wanted), 'row')} have no figure: {kinds}."
+        said.append(whole + also)
     for mark, rows in table[table["mark"].fillna("") != ""].groupby("mark", sort=False):
         said.append(f"{counted(len(rows), 'row')} {mark} while timed; their layers name them.")
     for name, layer in layers.items():

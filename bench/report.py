@@ -25,6 +25,7 @@ from bench.ranking import EAGER, PYTHON_LOOP, TORCH_NN, Case, Report, Workload, 
 from bench.results import CURVES, LAYERS, ROUNDS, TRAINING
 from bench.statistics import BLOCKS
 from bench.verdict import Glance, Problem, glance, problems, verdict
+from bench.wording import plain, purpose
 
 TERMINAL_ITEMS = 8  # of a problem; the files name them all
 
@@ -63,12 +64,12 @@ class Summary:
         for problem in self.problems:
             console.print(Text(problem.title, style="bold red"), soft_wrap=True)
             for item in problem.lines[:TERMINAL_ITEMS]:
-                console.print(Text(f"   {_plain(item)}"), soft_wrap=True)
+                console.print(Text(f"   {plain(item)}"), soft_wrap=True)
             if len(problem.lines) > TERMINAL_ITEMS:
                 console.print(f"   and {len(problem.lines) - TERMINAL_ITEMS} more")
             console.print()
         for sentence in self.verdict:
-            console.print(Text(_plain(sentence)))
+            console.print(Text(plain(sentence)))
         if winners := glance(self.report):
             console.print()
             console.print(_terminal_table(winners))
@@ -132,7 +133,7 @@ def template(name: str) -> Template:
         "names": _names,
         "breakable": _breakable,
         "data_uri": _data_uri,
-        "plain": _plain,
+        "plain": plain,
         "md": tables.markdown_text,
         "tokens": tables.tokens,
         "decimals": tables.decimals,
@@ -146,6 +147,7 @@ def _render(name: str, summary: Summary, drawn: list[plots.Plot]) -> str:
     return template(name).render(
         report=report,
         plan=report.plan,
+        purpose=purpose(report.plan),
         corpus=dict.fromkeys(("title", "name", "sha256")) | (report.plan.get("corpus") or {}),
         verdict=summary.verdict,
         winners=glance(report),
@@ -252,10 +254,6 @@ def _files(directory: Path, drawn: list[plots.Plot]) -> list[str]:
     return [name for name in stored if (directory / name).exists()] + ["summary.md", *pictures]
 
 
-def _plain(sentence: str) -> str:
-    return sentence.replace("`", "")
-
-
 def _names(sentence: str) -> Markup:
     """A sentence with the names between its backticks set as code, and everything escaped."""
     parts = str(sentence).split("`")
@@ -285,4 +283,6 @@ def _setting(value: Any) -> str:
         return ", ".join(f"{key} {_setting(item)}" for key, item in value.items())
     if value is None or value == "":
         return tables.MISSING
-    return f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1e4 else str(value)
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return str(value)

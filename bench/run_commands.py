@@ -29,7 +29,7 @@ from bench.options import (
 )
 from bench.results import ResultsError
 from bench.terminal import refuse
-from bench.wording import counted
+from bench.wording import counted, plain, purpose
 from bench.workloads import PROFILES
 
 RUN_EPILOG = "\b\n" + "\n".join(f"  {p.name:<10} {p.purpose}" for p in PROFILES.values())
@@ -116,7 +116,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
     what = (
         f"Chapter, budget {plan['budget']}," if "budget" in plan else f"Profile {plan['profile']}"
     )
-    lines = [f"{what} on {plan['device']}: {plan['purpose']}"]
+    lines = [f"{what} on {plan['device']}: {plain(purpose(plan))}"]
     for workload in plan["workloads"]:
         lines += ["", f"{workload['title']}, {workload['epochs']} epochs"]
         for case in cases:
@@ -194,7 +194,7 @@ def _carry_out(
     console = terminal.console()
     terminal.stop_like_ctrl_c()
     try:
-        directory = session.open_directory(answer, output, resume)
+        directory = session.open_directory(answer, output, resume, started)
     except ResultsError as error:
         refuse(str(error))
     try:

@@ -401,6 +401,6 @@ class Runner:
         return float(seconds + 2e-5 * characters / workload["batch_size"])
 
 
-def wall_time() -> str:
-    """Now, in UTC, to the second."""
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+def wall_time(seconds_ago: float = 0.0) -> str:
+    """Now, or so many seconds ago, in UTC, to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time.time() - seconds_ago))

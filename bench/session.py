@@ -22,7 +22,7 @@ from bench.results import RERUN, TRAINING, ResultsError, write_json
 from bench.rows import run_command
 from bench.runner import Runner, wall_time
 from bench.stored import REPORTS, holds, load_environment, load_plan
-from bench.wording import counted, precision
+from bench.wording import counted, plain, precision, purpose
 from bench.workloads import Profile
 
 MUST_AGREE = (
@@ -36,10 +36,13 @@ SAME_MACHINE = ("Versions", "GPU", "Threads")
 """Sections of ``environment.json`` that must be those of the run that is resumed."""
 
 
-def open_directory(answer: dict[str, Any], output: Path | None, resume: bool) -> Path:
+def open_directory(
+    answer: dict[str, Any], output: Path | None, resume: bool, started: float | None = None
+) -> Path:
     """The report directory, with ``plan.json`` and ``environment.json`` in it.
 
-    Adds ``run_id`` and ``peaks`` to the plan; a resumed run keeps those it had.
+    Adds ``run_id`` and ``peaks`` to the plan; a resumed run keeps those it had. ``started`` is what
+    ``time.monotonic`` said when the command began, which planned and measured peaks before this.
 
     Raises:
         ResultsError: the directory cannot be written, holds another report, or, to be resumed,
@@ -79,7 +82,8 @@ def open_directory(answer: dict[str, Any], output: Path | None, resume: bool) ->
         f"{precision(*key.split('/'))} matrix products (GFLOP/s)": round(flops / 1e9, 1)
         for key, flops in answer["peaks"].items()
     }
-    environment["Run"] = {"Started": wall_time(), "Commit": plan["commit"]}
+    planning = 0.0 if started is None else time.monotonic() - started
+    environment["Run"] = {"Started": wall_time(planning), "Commit": plan["commit"]}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_json(directory / "environment.json", environment)
@@ -215,7 +219,7 @@ def _say_what_comes(plan: dict[str, Any], origin: str, directory: Path, console:
     what = (
         f"Chapter, budget {plan['budget']}," if "budget" in plan else f"Profile {plan['profile']}"
     )
-    _say(console, f"{what} on {plan['device']}: {plan['purpose']}")
+    _say(console, f"{what} on {plan['device']}: {plain(purpose(plan))}")
     _say(console, f"Text: {plan['corpus']['title']} ({origin})")
     if plan["corpus"]["note"]:
         _say(console, f"Note: {plan['corpus']['note']}")

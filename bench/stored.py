@@ -174,6 +174,25 @@ def load_environment(directory: Path) -> dict[str, Any]:
     return environment
 
 
+REMARKS = "remarks.txt"
+"""What somebody found out about a report after it was written: a file that no run touches."""
+
+
+def load_remarks(directory: Path) -> list[str]:
+    """The remarks on a report, one a line of their file; none where there is no file.
+
+    Raises ``ResultsError``, one line, when it cannot be read.
+    """
+    path = directory / REMARKS
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResultsError(f"{path} cannot be read as UTF-8 text ({error}); {RERUN}") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
 class Tables(NamedTuple):
     """What was measured: the rows of the cases, and what each of them sums up."""
 

@@ -35,9 +35,12 @@ TERMINAL_LEGEND = (
 
 def tokens(value: float | None) -> str:
     """A throughput or another large figure: thousands apart, three figures below 100."""
-    if value is None:
-        return MISSING
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return MISSING if value is None else three_figures(value)
+
+
+def three_figures(value: float) -> str:
+    """Three significant figures, zeros at the end included; all before the point from 100 on."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
 
 
 def decimals(value: float | None, digits: int = 2) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 from bench.gate import MOST_MARKED
 from bench.ranking import NOT_RUN, PYTHON_LOOP, TORCH_NN, Case, Report, Workload
 from bench.statistics import geometric_mean
-from bench.stored import log_of
+from bench.stored import load_remarks, log_of
 from bench.tables import MISSING, decimals, factor, factor_interval, tokens
 from bench.wording import counted
 
@@ -22,6 +22,8 @@ MOST_SENTENCES = 5
 
 MAX_PERPLEXITY_SPREAD = 1.02
 """Same weights, same minibatches: training perplexities further apart than this are reported."""
+
+REMARKED = "Found out after it was written"
 
 FAILURES = {
     "incorrect": "Incorrect: outputs or gradients differ from the reference, so not timed",
@@ -220,7 +222,8 @@ def _runner_up(report: Report, workload: Workload, best: Case) -> str:
 
 def problems(report: Report) -> list[Problem]:
     """What a reader must know, the worst first; empty when all is well."""
-    found = []
+    remarks = load_remarks(report.directory)
+    found = [Problem(REMARKED, remarks)] if remarks else []
     for status, title in FAILURES.items():
         cases = [case for case in report.cases if case.status == status]
         if cases:

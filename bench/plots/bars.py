@@ -42,9 +42,10 @@ def throughput(report: Report) -> tuple[Figure, str] | str:
         heading(axis, workload.title, _references(axis, workload, max(highs)))
         axis.set_xlabel("training tokens/s")
         axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    source = " Published figures come from a GPU that is not named."
     return figure, (
-        "Median over timed epochs; whiskers are the 95 % interval of the median. Published figures "
-        "come from a GPU that is not named."
+        "Median over timed epochs; whiskers are the 95 % interval of the median."
+        + (source if any(w.published for w in workloads) else "")
     )
 
 

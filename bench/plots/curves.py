@@ -47,7 +47,7 @@ def over_epochs(report: Report) -> tuple[Figure, str] | str:
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return figure, (
-        "Training perplexity on a log scale; the dashed line, where there is one, is the target. "
+        "Training perplexity on a log scale; the horizontal line, if there is one, is the target. "
         "Weights and minibatches are the same, so lines on top of each other mean the same "
         "learning. Dotted: perplexity of the fastest on text that it never trains on."
     )
@@ -70,8 +70,8 @@ def over_seconds(report: Report) -> tuple[Figure, str] | str:
         if spread:
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     return figure, (
-        "Training perplexity on a log scale; the dashed line is the target. The time is that of "
-        "training epochs: cold start and validation are not part of it."
+        "Training perplexity on a log scale; the horizontal line is the target. The time is that "
+        "of training epochs: cold start and validation are not part of it."
     )
 
 
@@ -124,7 +124,7 @@ def _line(
 ) -> None:
     colour = colours(report.implementations)[case.implementation]
     x, y = curve[column].to_numpy(float), curve["train_perplexity"].to_numpy(float)
-    dashes = "-" if case.execution == EAGER else DASHES
+    dashes = DASHES if report.has_executions and case.execution != EAGER else "-"
     axis.plot(x, y, color=colour, lw=width, ls=dashes, solid_capstyle="round", zorder=2 + turn)
     every = max(len(curve) // 4, min(len(curve), 8))  # the few of a short curve take turns
     marked = slice(int(turn * every), None, every)

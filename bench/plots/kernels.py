@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench import tables
 from bench.kernel_comparison import TORCH_NN, captured_reference, over_reference
 from bench.kernel_comparison import Figure as Microseconds
 from bench.plots.bars import ROW, style_rows
@@ -32,7 +34,7 @@ class Bar:
     total: Microseconds
     note: str = ""  # behind the figure
     predicted: float | None = None
-    height: float = 0.7
+    is_floor: bool = False
 
 
 def stacks(layers: Layers) -> tuple[Figure, str] | str:
@@ -50,16 +52,30 @@ def stacks(layers: Layers) -> tuple[Figure, str] | str:
 
 def recurrences(layers: Layers) -> tuple[Figure, str] | str:
     """One layer's recurrence in a CUDA graph, and beneath it what parts of a step take alone."""
-    found = {name: _recurrences(layer) for name, layer in layers.items()}
+    found: dict[str, list[Bar]] = {}
+    for name, layer in layers.items():
+        of_one = re.sub(r", \d+ × ", ", one layer of ", name, count=1)
+        found[name if of_one in found else of_one] = _recurrences(layer)
     drawn = _draw({name: bars for name, bars in found.items() if bars})
     if drawn is None:
         return "no recurrence was timed forward and backward in a CUDA graph"
     return drawn, (
-        f"One layer without the products around it. {SHADES} Grey: floors, a part of a step done "
-        "T times and nothing else; parts overlap, so floors do not add up to a kernel. A diamond "
+        f"One layer without the products around it. {SHADES} Hatched: floors, a part of a step "
+        "done T times and nothing else. A launch and torch's product are to be held against "
+        "triton_step, a barrier against triton_sequence, rows read from L2 against it and "
+        "triton_dataflow; parts overlap, so floors do not add up to a kernel. A diamond "
         "marks what was reckoned beforehand, for an H100 or H200."
     )
 
+
+FLOORS = {
+    "launch": "a launch",
+    "barrier": "a barrier",
+    "product": "torch's product",
+    "traffic": "rows from L2",
+    "traffic_apart": "rows from L2, apart",
+}
+"""What floors are called beneath the kernels."""
 
 PLOTS: dict[str, tuple[str, Callable[[Layers], tuple[Figure, str] | str]]] = {
     "stacks": ("Stacks of layers", stacks),
@@ -126,7 +142,8 @@ def _floors(layer: pd.DataFrame) -> list[Bar]:
         ends = [forward] if backward is None else [forward, backward]
         total = Microseconds(*(sum(getattr(e, x) for e in ends) for x in ("median", "low", "high")))
         note = "" if backward else "forward alone"
-        bars.append(Bar(f"floor: {name}", MUTED, forward.median, total, note, height=0.35))
+        title = FLOORS.get(str(name), str(name))
+        bars.append(Bar(title, MUTED, forward.median, total, note, is_floor=True))
     return bars
 
 
@@ -143,12 +160,14 @@ def _draw(panelled: Mapping[str, list[Bar]]) -> Figure | None:
 def _panel(axis: Axes, bars: list[Bar]) -> None:
     places = range(len(bars))
     totals = [bar.total.median for bar in bars]
-    heights = [bar.height for bar in bars]
+    heights = [0.4 if bar.is_floor else 0.7 for bar in bars]
+    hatches = ["////" if bar.is_floor else "" for bar in bars]
     shades = [bar.colour for bar in bars]
     known = [bar.forward if bar.forward is not None else 0.0 for bar in bars]
     axis.barh(places, totals, heights, color=CARD)  # lest the grid shine through the light part
     axis.barh(places, totals, heights, color=shades, alpha=LIGHT)
     axis.barh(places, known, heights, color=shades)
+    axis.barh(places, totals, heights, color="none", edgecolor=CARD, linewidth=0, hatch=hatches)
     below = [max(bar.total.median - bar.total.low, 0) for bar in bars]
     above = [max(bar.total.high - bar.total.median, 0) for bar in bars]
     axis.errorbar(
@@ -158,7 +177,7 @@ def _panel(axis: Axes, bars: list[Bar]) -> None:
     for place, bar in zip(places, bars, strict=True):
         ends.append(max(bar.total.high, bar.predicted or 0.0))
         axis.annotate(
-            "  ".join(filter(None, (f"{bar.total.median:.3g}", bar.note))),
+            "  ".join(filter(None, (tables.three_figures(bar.total.median), bar.note))),
             (ends[-1], place),
             xytext=(8, 0),
             textcoords="offset points",

@@ -40,7 +40,9 @@ def cold_start(report: Report) -> tuple[Figure, str] | str:
                 y,
                 marker[case.implementation],
                 color=shade,
-                markerfacecolor=shade if case.execution == EAGER else CARD,
+                markerfacecolor=CARD
+                if report.has_executions and case.execution != EAGER
+                else shade,
                 markeredgewidth=1.7,
                 markersize=7,
             )

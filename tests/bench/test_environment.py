@@ -1,12 +1,14 @@
-"""What a machine has room for."""
+"""What a machine has room for, and how it is described."""
 
 import types
+from datetime import datetime
 
 import psutil
 import pytest
 import torch
 
 from bench import environment
+from bench.runner import wall_time
 
 GIB = 2**30
 
@@ -61,3 +63,16 @@ def test_a_checkout_knows_its_commit_itself(monkeypatch):
         pytest.skip("no checkout")
     monkeypatch.setenv("DEEPRNN_COMMIT", "0123456789ab")
     assert environment.commit() != "0123456789ab"
+
+
+@pytest.mark.parametrize(
+    ("number", "written"), [(91900, "9.19.0"), (90100, "9.1.0"), (8902, "8.9.2"), (None, "none")]
+)
+def test_cudnns_version_is_written_as_nvidia_does(number, written):
+    assert environment.cudnn_version(number) == written
+
+
+def test_a_run_began_when_its_command_did():
+    early, late = wall_time(90), wall_time()
+    first, second = (datetime.strptime(text, "%Y-%m-%d %H:%M:%S UTC") for text in (early, late))
+    assert 89 <= (second - first).total_seconds() <= 91

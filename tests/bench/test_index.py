@@ -7,6 +7,7 @@ from bench import index, ranking
 from bench.kernel_rows import Row
 from bench.kernel_table import KERNELS
 from bench.results import ROUNDS, TRAINING, read_json
+from bench.stored import REMARKS
 
 from .conftest import TINY
 from .example_report import write
@@ -34,6 +35,16 @@ def test_a_run_of_some_implementations_says_so(tmp_path):
     assert "of `torch_nn`, `python_loop` alone |" in index.write(tmp_path).read_text("utf-8")
 
 
+def test_a_remark_is_pointed_to(tmp_path):
+    directory = tmp_path / "my-machine" / "quick"
+    write(directory)
+    assert "remark" not in index.write(tmp_path).read_text("utf-8")
+    (directory / REMARKS).write_text("\n  \n")
+    assert "remark" not in index.write(tmp_path).read_text("utf-8")
+    (directory / REMARKS).write_text("The fan was broken.\n")
+    assert "summary.md), **with a remark** |" in index.write(tmp_path).read_text("utf-8")
+
+
 def test_what_the_gate_was_tried_on_is_listed(tmp_path):
     assert "planted" not in index.write(tmp_path).read_text("utf-8")
     (tmp_path / "my-machine" / "gate").mkdir(parents=True)
@@ -49,7 +60,11 @@ def test_a_damaged_table_of_kernels_is_named(tmp_path):
     row |= {"status": "ok", "device": "A | B", "commit": "c", **figures}
     KERNELS.append(directory, [row])
     text = index.write(tmp_path).read_text("utf-8")
-    assert "- [my-machine](my-machine/kernels/kernels.md): 1 of 1 rows on A \\| B, commit c" in text
+    assert (
+        "- [my-machine](my-machine/kernels/kernels.md): 1 of 1 rows on A \\| B, commit c\n" in text
+    )
+    (directory / REMARKS).write_text("The fan was broken.\n")
+    assert "commit c, **with a remark**" in index.write(tmp_path).read_text("utf-8")
     KERNELS.path(directory).write_text("torn\n")
     text = index.write(tmp_path).read_text("utf-8")
     assert "kernels.md" not in text

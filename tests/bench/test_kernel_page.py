@@ -12,6 +12,7 @@ from bench.__main__ import app
 from bench.kernel_comparison import verdict
 from bench.kernel_rows import Row
 from bench.kernel_table import KERNELS, Spec
+from bench.stored import REMARKS
 
 from .conftest import filled, timed
 from .rendered import Page
@@ -46,9 +47,9 @@ def test_the_page_is_made_from_the_stored_table(tmp_path):
     assert "Device A GPU, commit abc, run not stored." in page
     assert "## lstm, 2 × 256, B 32, T 35, TF32" in page
     assert "| kernel | graph, forward | graph, forward + backward | largest error |" in page
-    assert "| triton_step | 4.25 (4.12 to 4.5) | 12 (4.12 to 4.5) | 2.0e-04 |" in page
-    assert "| triton_sequence | 4.25 (4.12 to 4.5) | 1.45 | – | 2.0e-04 |" in page
-    assert "| barrier | 4.25 (4.12 to 4.5) |" in page
+    assert "| triton_step | 4.25 (4.12 to 4.50) | 12.0 (4.12 to 4.50) | 2.0e-04 |" in page
+    assert "| triton_sequence | 4.25 (4.12 to 4.50) | 1.45 | – | 2.0e-04 |" in page
+    assert "| barrier | 4.25 (4.12 to 4.50) |" in page
     assert "- oom: out of \\| memory: `lstm-L2-H256-B32-T35-tf32/stack/torch_nn" in page
 
 
@@ -75,14 +76,14 @@ def test_the_page_begins_with_the_fastest_of_each_layer(tmp_path):
     reference, second = timed("torch_nn", 6.0, 5.9, 6.1), timed("b", 3.0, 2.9, 3.1)
     fastest = timed("a", 2.0, 1.9, 2.1, sm_clock_mhz=1410.0)
     control = timed("torch_nn", 6.6, 6.5, 6.7, part="control", sm_clock_mhz=1980.0)
-    layer = "| lstm, 2 × 256, B 32, T 35, TF32 | `a` | 2 (1.9 to 2.1) "
+    layer = "| lstm, 2 × 256, B 32, T 35, TF32 | `a` | 2.00 (1.90 to 2.10) "
     page = page_of(tmp_path, eager, reference, second, fastest, control)
     # (6.0 + 6.6) / 2 / 2.0 = 3.15, 5.9 / 2.1 = 2.81 and 6.7 / 1.9 = 3.53: of both timings
-    compared = "| 3.15 (2.81 to 3.53) | 6.00 (5.24 to 6.84) | `b` (3) |"
+    compared = "| 3.15 (2.81 to 3.53) | 6.00 (5.24 to 6.84) | `b` (3.00) |"
     assert layer + compared in page
     heads = "| µs a step | × `torch_nn` in a graph | × `torch_nn` eager | second |"
     assert f"| layers | fastest {heads}\n|---|---|---|---|---|---|\n{layer}" in page
-    assert "once more, after all the others: 6.6 (6.5 to 6.7)" in page
+    assert "once more, after all the others: 6.60 (6.50 to 6.70)" in page
     assert (
         "+10.0 %; × is against the mean of both; ratios of this layer are no finer than that."
         in page
@@ -93,8 +94,8 @@ def test_the_page_begins_with_the_fastest_of_each_layer(tmp_path):
         "| kernel | eager, forward + backward | graph, forward + backward | × `torch_nn`, both in a"
     )
     assert head in page
-    assert "| torch_nn | 12 (11 to 13) | 6 (5.9 to 6.1) | 1 |" in page
-    assert "| b | – | 3 (2.9 to 3.1) | 2.10 (1.90 to 2.31) |" in page
+    assert "| torch_nn | 12.0 (11.0 to 13.0) | 6.00 (5.90 to 6.10) | 1 |" in page
+    assert "| b | – | 3.00 (2.90 to 3.10) | 2.10 (1.90 to 2.31) |" in page
 
     page = page_of(tmp_path, fastest, timed("torch_nn", 6.6, 0, 0, status="unsupported"))
     assert layer + "| – | – | – |" in page
@@ -102,7 +103,7 @@ def test_the_page_begins_with_the_fastest_of_each_layer(tmp_path):
     assert "processors: 1,410 MHz" in page
 
     page = page_of(tmp_path, reference, timed("c", 7.0, 6.9, 7.1), eager)
-    assert "`torch_nn` | 6 (5.9 to 6.1) | – | 2.00 (1.80 to 2.20) | `c` (7) |" in page
+    assert "`torch_nn` | 6.00 (5.90 to 6.10) | – | 2.00 (1.80 to 2.20) | `c` (7.00) |" in page
     page = page_of(tmp_path, reference, {**control, "microseconds_per_step": 6.12})
     assert "+2.0 %; × is against the mean of both." in page
     page = page_of(tmp_path, reference, {**control, "microseconds_per_step": 5.7})
@@ -153,7 +154,8 @@ def test_what_more_steps_add_is_a_step_without_the_launch(tmp_path):
     KERNELS.append(tmp_path, rows)
     page = rendered(tmp_path)
     assert (
-        "| k | stack | lstm, 2 × 256, B 32, TF32 | cuda_graph | forward | 35, 140 | 2 (1.98" in page
+        "| k | stack | lstm, 2 × 256, B 32, TF32 | cuda_graph | forward | 35, 140 | 2.00 (1.98"
+        in page
     )
     KERNELS.path(tmp_path).unlink()
     KERNELS.append(tmp_path, rows[:1])
@@ -208,7 +210,7 @@ def test_the_reference_is_ranked_by_what_factors_are_of(tmp_path):
         timed("torch_nn", 5.6, 5.6, 5.6, part="control"),
     ]
     page = page_of(tmp_path, *rows)
-    assert "| `torch_nn` | 5.8 (5.6 to 6) | – |" in page
+    assert "| `torch_nn` | 5.80 (5.60 to 6.00) | – |" in page
     assert "0.98 times as fast" not in page
 
 
@@ -221,7 +223,7 @@ def test_without_a_kernels_figure_nobody_is_the_fastest(tmp_path):
     other = [{**row, "hidden_size": 512, "row_id": f"512/{n}"} for n, row in
              enumerate([reference, slow])]  # fmt: skip
     page = page_of(tmp_path, reference, slow, late, *other)
-    assert "**`a` is the fastest in 1 of 1 stack, 2.00 times" in page
+    assert "**`a` is the fastest in 1 of 1 stack timed whole, 2.00 times" in page
     assert "- 1 more stack cannot be judged: kernels lack figures." in page
     cannot = {**late, "status": "unsupported"}
     assert "`a` is the fastest in 1 of 1" in page_of(tmp_path, reference, slow, cannot)
@@ -260,6 +262,31 @@ def test_what_to_know_before_a_figure_is_believed_comes_first(tmp_path):
     assert "1 row contended while timed; their layers name them." in page
     assert "TF32: the machine moved by +10.0 % meanwhile." in page
     assert page.index("Read this first") < page.index("The fastest of each layer")
+
+
+def test_what_was_found_out_later_comes_before_all(tmp_path):
+    (tmp_path / REMARKS).write_text("The fan was broken.\n")
+    page = page_of(tmp_path, filled("triton_step"), filled("a", status="oom", reason="full"))
+    assert page.index("- The fan was broken.") < page.index("have no figure")
+
+
+def test_unsupported_rows_are_counted_apart(tmp_path):
+    refused = filled("a", status="unsupported", reason="too wide", row_id="refused")
+    lacking = filled("b", status="oom", reason="full", row_id="lacking")
+    page = page_of(tmp_path, filled("triton_step"), refused, lacking)
+    assert "- 1 of 2 rows have no figure: 1 oom. (1 more are unsupported.)" in page
+
+
+def test_stacks_of_which_nothing_was_timed_are_counted_as_well(tmp_path):
+    """What was planned and not reached is no part of what a winner won."""
+    whole = [timed("a", 2.0, 2.0, 2.0), timed("torch_nn", 6.0, 6.0, 6.0)]
+    late = filled(
+        "a", status="timeout", reason="no time", row_id="late", execution="cuda_graph",
+        mode="forward_backward", microseconds_per_step=None,
+    )  # fmt: skip
+    page = page_of(tmp_path, *whole, {**late, "hidden_size": 512})
+    assert "**`a` is the fastest in 1 of 1 stack timed whole, 3.00 times" in page
+    assert "- 1 more stack cannot be judged: kernels lack figures." in page
 
 
 def test_the_command_beneath_a_layer_times_it_again(tmp_path, monkeypatch):
@@ -340,16 +367,14 @@ def test_tiles_stand_beside_the_usual_one(tmp_path):
         # Of another T: a step alone is reckoned from the usual tiles.
         {**tile("forward 8x8", 2.0, num_steps=140), "row_id": "longer"},
     )  # fmt: skip
-    assert "| triton_sequence | forward | 8x8 | 2 (2 to 2) | 1.00 (1.00 to 1.00) |" in page
+    assert "| triton_sequence | forward | 8x8 | 2.00 (2.00 to 2.00) | 1.00 (1.00 to 1.00) |" in page
+    faster = "1.60 (1.60 to 1.60) | 1.25 (1.25 to 1.25)"
+    assert f"| triton_sequence | forward | 16x8, the fastest | {faster} |" in page
     assert (
-        "| triton_sequence | forward | 16x8, the fastest | 1.6 (1.6 to 1.6) | 1.25 (1.25 to 1.25) |"
-        in page
+        "| triton_sequence | forward | 16x16 | 4.00 (4.00 to 4.00) | 0.50 (0.50 to 0.50) |" in page
     )
-    assert "| triton_sequence | forward | 16x16 | 4 (4 to 4) | 0.50 (0.50 to 0.50) |" in page
-    assert (
-        "| triton_dataflow | forward | 8x16, the fastest | 3 (3 to 3) | 1.00 (1.00 to 1.00) |"
-        in page
-    )
+    alone = "3.00 (3.00 to 3.00) | 1.00 (1.00 to 1.00)"
+    assert f"| triton_dataflow | forward | 8x16, the fastest | {alone} |" in page
     assert "- crashed: spoilt: `triton_dataflow/forward 32x8`" in page
     assert "| 32x8" not in page
     assert "A step alone" not in page
@@ -365,7 +390,7 @@ def test_tiles_have_no_factor_where_the_usual_one_has_no_figure(tmp_path):
     ]  # fmt: skip
     page = page_of(tmp_path, *rows)
     assert "| a | forward | 8x8 | – | – |" in page
-    assert "| a | forward | 16x8, the fastest | 1.6 (1.6 to 1.6) | – |" in page
+    assert "| a | forward | 16x8, the fastest | 1.60 (1.60 to 1.60) | – |" in page
 
 
 def test_a_table_from_before_there_were_tiles_is_read(tmp_path):

@@ -38,11 +38,11 @@ def test_stacks_are_drawn_the_fastest_on_top_with_their_forward_part(tmp_path):
         {**timed("b", 1.0, 0.9, 1.1), "mode": "forward", "row_id": "alone"},
         timed("c", 1.0, 0.9, 1.1, execution="eager"),
     )
-    names, (whole, light, dark), words = bars_of(kernel_plots.stacks(layers))
+    names, (whole, light, dark, _), words = bars_of(kernel_plots.stacks(layers))
     assert names == ["a", "torch_nn"]  # b and c lack what is compared
     assert whole == light == [2.0, 6.0]
     assert dark == [0.0, 2.5]
-    assert {"2  3.00 ×", "6"} <= set(words)
+    assert {"2.00  3.00 ×", "6.00"} <= set(words)
     assert isinstance(kernel_plots.recurrences(layers), str)
 
 
@@ -56,7 +56,7 @@ def test_the_references_bar_is_what_factors_are_of(tmp_path):
     names, (whole, *_), words = bars_of(kernel_plots.stacks(layers))
     assert names == ["torch_nn", "a"]
     assert whole == pytest.approx([5.8, 5.9])
-    assert {"5.8", "5.9  0.98 ×"} <= set(words)
+    assert {"5.80", "5.90  0.98 ×"} <= set(words)
 
 
 def test_floors_stand_beneath_the_recurrences_with_what_was_predicted(tmp_path):
@@ -68,11 +68,11 @@ def test_floors_stand_beneath_the_recurrences_with_what_was_predicted(tmp_path):
         {**timed("launch", 0.7, 0.7, 0.7, part="floor"), "mode": "forward", "row_id": "l"},
     )
     drawn = kernel_plots.recurrences(layers)
-    names, (whole, _, dark), words = bars_of(drawn)
-    assert names == ["a", "floor: barrier", "floor: launch"]
+    names, (whole, _, dark, _), words = bars_of(drawn)
+    assert names == ["a", "a barrier", "a launch"]
     assert whole == pytest.approx([3.0, 1.7, 0.7])
     assert dark == pytest.approx([0.0, 0.9, 0.7])
-    assert "0.7  forward alone" in words
+    assert "0.700  forward alone" in words
     (diamond,) = [line for line in drawn[0].axes[0].lines if line.get_marker() == "D"]
     assert list(diamond.get_xdata()) == [2.5]
     assert isinstance(kernel_plots.stacks(layers), str)

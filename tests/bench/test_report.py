@@ -343,7 +343,7 @@ def test_a_stored_speedup_stands_in_when_the_baseline_is_gone(tmp_path):
     ("write_down", "value", "text"),
     [
         (tokens, 116173.5, "116,174"),
-        (tokens, 14.04, "14"),
+        (tokens, 14.04, "14.0"),
         (tokens, None, "–"),
         (decimals, 1.0, "1.00"),
         (decimals, 12.34, "12.3"),

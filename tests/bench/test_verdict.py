@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 from rich.console import Console
 
 from bench.ranking import load
 from bench.report import render
-from bench.results import CURVES, ROUNDS, TRAINING, Table
+from bench.results import CURVES, ROUNDS, TRAINING, ResultsError, Table, read_json
+from bench.stored import REMARKS
 from bench.tables import (
     factor,
     tokens,
 )
-from bench.verdict import glance, problems, verdict
+from bench.verdict import REMARKED, glance, problems, verdict
+from bench.wording import purpose
 
 from .example_report import write
 from .rendered import Page, printed
@@ -263,3 +267,33 @@ def test_perplexities_that_part_are_reported(tmp_path):
     assert "more than 2 %" in problem.title
     assert "`torchscript`" in problem.lines[0]
     assert "after 4 epochs" in problem.lines[0]
+
+
+def test_what_was_found_out_later_is_read_first(tmp_path):
+    write(tmp_path)
+    assert REMARKED not in [problem.title for problem in problems(load(tmp_path))]
+    (tmp_path / REMARKS).write_text("The fan was <b>broken</b>.\n\nSo was the door.\n", "utf-8")
+    first = problems(load(tmp_path))[0]
+    assert first.title == REMARKED
+    assert first.lines == ["The fan was <b>broken</b>.", "So was the door."]
+    render(tmp_path)
+    assert "- So was the door." in (tmp_path / "summary.md").read_text("utf-8")
+    assert "was &lt;b&gt;broken" in (tmp_path / "report.html").read_text("utf-8")
+    (tmp_path / REMARKS).write_bytes(b"\xff\xfe")
+    with pytest.raises(ResultsError, match=r"remarks\.txt cannot be read as UTF-8 text"):
+        problems(load(tmp_path))
+
+
+def test_a_run_of_some_cases_says_so_where_it_says_what_it_is_for(tmp_path):
+    write(tmp_path)
+    plan = read_json(tmp_path / "plan.json")
+    plan |= {"purpose": "All of it.", "only": ["lstm", "*/torch_nn/*"]}
+    for case in plan["cases"]:
+        case["unsupported"] = "" if case["implementation"] == "torch_nn" else "not chosen"
+    words = "All of it. Of that only what `--only lstm` `--only */torch_nn/*` matches: `torch_nn`."
+    assert purpose(plan) == words
+    assert purpose(plan | {"only": []}) == "All of it."
+    (tmp_path / "plan.json").write_text(json.dumps(plan | {"only": ["torch_nn"]}))
+    render(tmp_path)
+    for name in ("summary.md", "report.html"):
+        assert "All of it. Of that only what" in (tmp_path / name).read_text("utf-8")
