@@ -127,6 +127,8 @@ def describe(device: str, threads: int) -> dict[str, dict[str, Any]]:
     """Sections of facts for ``environment.json``. Imports torch."""
     import torch
 
+    from deeprnn.implementations.torch_nn import dotted
+
     frequency = psutil.cpu_freq()
     sections: dict[str, dict[str, Any]] = {
         "Machine": {
@@ -159,16 +161,8 @@ def describe(device: str, threads: int) -> dict[str, dict[str, Any]]:
             "Driver": driver_version() or "not told",
         }
         sections["Versions"]["CUDA"] = torch.version.cuda or torch.version.hip or "none"
-        sections["Versions"]["cuDNN"] = cudnn_version(torch.backends.cudnn.version())
+        sections["Versions"]["cuDNN"] = dotted(torch.backends.cudnn.version())
     return sections
-
-
-def cudnn_version(number: int | None) -> str:
-    """What ``torch.backends.cudnn.version()`` says, as NVIDIA writes it: 91900 is 9.19.0."""
-    if not number:
-        return "none"
-    major = 10_000 if number >= 90_000 else 1_000  # 8.9.2 was 8902
-    return f"{number // major}.{number % major // 100}.{number % 100}"
 
 
 def driver_version() -> str | None:
@@ -229,11 +223,21 @@ def _first_line(command: list[str]) -> str:
     return output.splitlines()[0] if output else "not found"
 
 
+def without_git() -> dict[str, str]:
+    """This process's variables without git's own, by which a hook names another repository.
+
+    They come before ``-C``: with them git would tell of, and write into, what they name.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+
 def _output(command: list[str]) -> str:
     if shutil.which(command[0]) is None:
         return ""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=30, check=False, env=without_git()
+        )
     except subprocess.TimeoutExpired:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

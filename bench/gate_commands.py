@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,12 +57,29 @@ MemoryOption = Annotated[
 PerplexityOption = Annotated[
     str, typer.Option("--min-perplexity-effect", help="The smallest rise in perplexity.")
 ]
+
+
+def _without_earlier_verdict(option: typer.CallbackParam, value: Path) -> Path:
+    """First of all: whatever stops this gate must not leave an older verdict in its place."""
+    from bench import gate_revisions as tool
+
+    output = directory_of_its_own(option, value)
+    assert output is not None
+    if "--help" not in sys.argv:
+        try:
+            tool.clear_output(output)
+        except tool.GateError as error:
+            refuse(str(error))
+    return output
+
+
 OutputOption = Annotated[
     Path,
     typer.Option(
         "--output",
         "-o",
-        callback=directory_of_its_own,
+        callback=_without_earlier_verdict,
+        is_eager=True,  # before any other is found to be wrong
         help="Where verdict.json, .md, .png and .svg go.",
     ),
 ]
@@ -96,16 +114,6 @@ def _effects(speed: str, memory: str, perplexity: str) -> dict[str, float]:
         "memory": parse_effect("--min-memory-effect", memory),
         "perplexity": parse_effect("--min-perplexity-effect", perplexity),
     }
-
-
-def _remove_earlier_verdict(output: Path) -> None:
-    """First of all: whatever stops this gate must not leave an older verdict in its place."""
-    from bench import gate_revisions as tool
-
-    try:
-        tool.clear_output(output)
-    except tool.GateError as error:
-        refuse(str(error))
 
 
 def _request(kind: str, **options: Any) -> dict[str, Any]:
@@ -160,7 +168,6 @@ def revisions(
     from bench import gate_revisions as tool
     from bench.gate_environment import CHOICES, EnvironmentFailed
 
-    _remove_earlier_verdict(output)
     if environment not in CHOICES:
         refuse(f"--environment {environment!r} is unknown; use {', '.join(CHOICES)}")
     effects = _effects(min_effect, min_memory_effect, min_perplexity_effect)
@@ -238,7 +245,6 @@ def baseline(
     from bench.gate_baseline import compare
     from bench.results import ResultsError
 
-    _remove_earlier_verdict(output)
     thresholds = Thresholds(**_effects(min_effect, min_memory_effect, min_perplexity_effect))
     try:
         reports = [ranking.load(directory) for directory in (stored, current)]

@@ -69,6 +69,11 @@ def sort_cases(
             measurement.kind = "untimed"
             measurement.reason = f"unsupported: {case['unsupported']}"
             rest.append(measurement)
+        elif base is not None and head is not None and base["interpreted"] != head["interpreted"]:
+            side = "head" if head["interpreted"] else "base"
+            measurement.kind = "invalid"
+            measurement.reason = f"an interpreter runs it in {side} alone"
+            rest.append(measurement)
         elif case["interpreted"]:
             measurement.kind = "untimed"
             measurement.reason = "an interpreter runs it: checked, not timed"
@@ -114,11 +119,18 @@ def run_pairs(
         side: Source(Path(request["sources"][name]), scratch / f"cache-{name}", pythons.get(name))
         for side, name in zip(SIDES, ("base", "head", "base"), strict=True)
     }
+    nothing = {"machine": "", "device": request["device"]}
+    if problems := [
+        f"{name} has no package {package}"
+        for name in ("base", "head")
+        for package in sources[name].lacks()
+    ]:
+        return [], [], nothing, problems, []
     for name in ("base", "head"):
         sources[name].check(request["device"], request["threads"] or 1)
     answers, problems = make_plans(request, sources)
     if problems:
-        return [], [], {"machine": "", "device": request["device"]}, problems, []
+        return [], [], nothing, problems, []
     plan = answers["base"]["plan"]
     paired, checked, rest = sort_cases(
         {side: answers[side]["plan"] for side in ("base", "head")}, request["only"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import gate_environment
+from bench.environment import without_git
 from bench.results import write_json
 from bench.worker_process import PROJECT
 
@@ -33,6 +35,7 @@ def git(*words: str) -> str:
         capture_output=True,
         text=True,
         check=False,
+        env=without_git(),
     )
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -45,7 +48,10 @@ def resolve(option: str, revision: str) -> dict[str, str]:
     if not (PROJECT / ".git").exists():
         raise GateError("gate revisions compares commits, so it needs a git checkout of the suite")
     try:
-        commit = git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+        words = ("rev-parse", "--verify", "--quiet", "--end-of-options")
+        commit = git(*words, f"{revision or ' '}^{{commit}}")  # of nothing git makes HEAD
+        if not re.fullmatch("[0-9a-f]{40,64}", commit):  # ^HEAD, say, is what to leave out
+            raise GateError("no commit")
     except GateError:
         raise GateError(
             f"{option} {revision!r} is no commit here; give a branch, tag or commit "

@@ -48,8 +48,12 @@ _NEVER = 10**9  # epochs: no validation within a pair
 
 _WHERE = (
     "import importlib.util as u; "
-    "print(*(u.find_spec(n).submodule_search_locations[0] for n in ('bench', 'deeprnn')), sep='|')"
+    "names = ('bench', 'deeprnn', 'kernels'); "
+    "print(*(u.find_spec(n).submodule_search_locations[0] for n in names), sep='|')"
 )
+
+OWN_PACKAGES = ("deeprnn", "kernels")
+"""What a side has of its own; ``bench`` is this one's for both."""
 
 
 def shared_processors(pair: int, threads: int) -> set[int]:
@@ -108,12 +112,16 @@ class Source:
     def check(self, device: str, threads: int) -> None:
         """Raises ``RuntimeError`` if child processes would import anything else."""
         done = self._run(["-c", _WHERE], device, threads)
-        expected = [str(PROJECT / "bench"), str(self.directory / "deeprnn")]
+        expected = [str(PROJECT / "bench"), *(str(self.directory / n) for n in OWN_PACKAGES)]
         if done.stdout.strip().split("|") != expected:
             raise RuntimeError(
                 f"processes would import {done.stdout.strip() or done.stderr.strip()}, "
                 f"not {' and '.join(expected)}"
             )
+
+    def lacks(self) -> list[str]:
+        """Packages that are not here: somebody else's of that name would be imported."""
+        return [n for n in OWN_PACKAGES if not (self.directory / n / "__init__.py").is_file()]
 
     def plan(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What the planner answers here; ``{"broken": …}`` where it fails to run at all."""
@@ -301,6 +309,10 @@ class PairRunner:
                 if time.monotonic() - prepared >= prepared - started:
                     break
             ends = {side: self._ask(workers, side, {"finish": True}) for side in SIDES}
+        counted = {side: [[r["tokens"] for r in turn] for turn in turns[side]] for side in SIDES}
+        if counted["head"] != counted["base"]:
+            # Speeds are tokens a second: of other counts they would say nothing.
+            raise SideFailed("head counts other tokens in the same epochs than base")
         return Pair(seed, *(_summary(turns[side], ends[side]) for side in SIDES))
 
     def _there_and_back(

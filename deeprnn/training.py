@@ -198,6 +198,7 @@ class _GraphedSteps:
         with torch.no_grad():
             for parameter, value in zip(trainer.parameters, before, strict=True):
                 parameter.copy_(value)
+        del before, value  # no part of what a step takes
         trainer.forget_gradients()
         self.graph = torch.cuda.CUDAGraph()
         # What a step takes is seen while it is captured: a replay allocates nothing, and what was

@@ -99,6 +99,9 @@ def check_layer(cell: str, gates_x: Tensor, weight_hh: Tensor, bias_hh: Tensor, 
         if not (isinstance(state, tuple | list) and len(state) == 2):
             raise ValueError(f"the state of an lstm is a pair (h, c); got {type(state).__name__}")
         h, c = state
+        if not (isinstance(h, Tensor) and isinstance(c, Tensor)):
+            kinds = f"({type(h).__name__}, {type(c).__name__})"
+            raise ValueError(f"the state of an lstm is a pair (h, c) of tensors; got {kinds}")
     else:
         if not isinstance(state, Tensor):
             raise ValueError(f"the state of a {cell} is a tensor; got {type(state).__name__}")

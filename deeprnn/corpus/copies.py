@@ -80,7 +80,8 @@ def _given_path(text: KnownText) -> Path | None:
             f"{text.file_name}, or unset {CORPUS_DIR_VARIABLE}"
         )
     path = Path(directory, text.file_name)
-    return path if directory and os.path.exists(path) else None
+    # A link that leads nowhere was put there as well: it cannot be read, which is said.
+    return path if directory and os.path.lexists(path) else None
 
 
 def _read_given(path: Path, text: KnownText) -> bytes:

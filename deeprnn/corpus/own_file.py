@@ -18,7 +18,7 @@ def load_file(source: str | os.PathLike[str]) -> Corpus:
 
     Raises CorpusError for a path without a file, and for a file that is no UTF-8 text.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # of an unknown user as it is: no such file
     accepted = f"give {', '.join(KNOWN)} or the path of a UTF-8 text file"
     needed = (
         f"the published task needs {NUM_TRAIN + NUM_VALIDATION:,} characters (letters a-z and "

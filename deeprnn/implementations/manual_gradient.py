@@ -182,7 +182,8 @@ class LSTMLoop:
         h, c = (with_room_for_steps(s, len(gates)) for s in state)
         tanh_c = torch.empty_like(h[1:])
         size = h.size(-1)
-        weight = weight_hh.t().contiguous()  # (H, 4H)
+        # (H, 4H), a copy in any case: part of it is changed below
+        weight = weight_hh.t().clone(memory_format=torch.contiguous_format)
         i, f, g, o = gates.chunk(4, -1)  # (T, B, H) each
         # On a CPU tanh x = 2σ(2x) − 1, for g in one pass with the three sigmoids: ATen spreads
         # tanh over its threads from 2,048 elements on, and waking a thread costs more than (B, H)

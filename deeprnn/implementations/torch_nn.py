@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from itertools import groupby
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.backends.cudnn.rnn import get_cudnn_mode
+from torch.func import functional_call
 
 from deeprnn.cells import State
 from deeprnn.cudnn_algorithm import Gpu, algorithms
@@ -45,15 +47,40 @@ class TorchNN(DeepRNN):
                 )
         self._share_parameters()
         # Loaded with assign=True, parameters are other ones than before.
-        self.register_load_state_dict_post_hook(lambda own, _: own._share_parameters())
+        self.register_load_state_dict_post_hook(share_again)
 
     def _share_parameters(self) -> None:
+        self._shared = tuple(self._parameters.values())
         for first, module in self._modules_by_first_layer.items():
             for index in range(module.num_layers):
                 own = self.parameters_of(first + index)
                 for (name, _), parameter in zip(self._shapes(index), own, strict=True):
                     setattr(module, name, parameter)
             flatten_parameters(module)
+
+    def _is_shared(self) -> bool:
+        """Whether the modules have this object's parameters as they are now.
+
+        Parameters that were assigned since are shared first. Tensors in their place, as
+        ``torch.func.functional_call`` and parametrizations put them, cannot be.
+        """
+        own = tuple(self._parameters.values())
+        if len(own) == len(self._shared) and all(map(operator.is_, own, self._shared)):
+            return True
+        if len(own) == len(self._shared) and all(isinstance(one, nn.Parameter) for one in own):
+            self._share_parameters()
+            return True
+        return False
+
+    def _tensors_of(self, first: int, module: nn.RNNBase) -> dict[str, Tensor]:
+        """What stands for the parameters of the module that begins with layer ``first``."""
+        return {
+            name: tensor
+            for index in range(module.num_layers)
+            for (name, _), tensor in zip(
+                self._shapes(index), self.parameters_of(first + index), strict=True
+            )
+        }
 
     def _apply(self, *arguments: Any, **options: Any) -> TorchNN:
         super()._apply(*arguments, **options)
@@ -73,11 +100,16 @@ class TorchNN(DeepRNN):
     def stack(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         finals: list[State] = []
         layer = 0
+        is_shared = self._is_shared()
         while layer < self.num_layers:
             if layer in self._modules_by_first_layer:
                 module = self._modules_by_first_layer[layer]
                 part = tuple(s[layer : layer + module.num_layers] for s in state)
-                x, final = module(x, part if self.cell == "lstm" else part[0])
+                arguments = (x, part if self.cell == "lstm" else part[0])
+                if is_shared:
+                    x, final = module(*arguments)
+                else:
+                    x, final = functional_call(module, self._tensors_of(layer, module), arguments)
                 finals.append(final if self.cell == "lstm" else (final,))
                 layer += module.num_layers
             else:
@@ -107,6 +139,11 @@ class TorchNN(DeepRNN):
         if any("Mkldnn" in name for name in nodes):
             return "oneDNN"
         return super().backend(y)
+
+
+def share_again(own: Any, _: object) -> None:
+    """After ``load_state_dict``: a function of the module, so that a model can be pickled."""
+    own._share_parameters()
 
 
 def flatten_parameters(module: nn.RNNBase) -> None:
@@ -156,10 +193,10 @@ def is_in_one_piece(module: nn.RNNBase) -> bool:
 
 def cudnn_version() -> str:
     """cuDNN with its version."""
-    return f"cuDNN {_dotted(torch.backends.cudnn.version())}"
+    return f"cuDNN {dotted(torch.backends.cudnn.version())}"
 
 
-def _dotted(version: int | None) -> str:
+def dotted(version: int | None) -> str:
     """cuDNN's version number 91002 as 9.10.2."""
     if version is None:
         return "of unknown version"

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from deeprnn.cells import GATES, State
 from deeprnn.cudnn_algorithm import MULTIPLE, PERSISTENT, Gpu, algorithms, why_not_persistent
-from deeprnn.implementations.torch_nn import MODULES, cudnn_version
+from deeprnn.implementations.torch_nn import MODULES, cudnn_version, share_again
 from deeprnn.stack import DeepRNN, graph_node_names
 from deeprnn.support import Request, Support, device_present
 
@@ -92,7 +92,7 @@ class TorchNNPersistent(DeepRNN):
                 )
         self._share_parameters()
         # Loaded with assign=True, parameters are other ones than before.
-        self.register_load_state_dict_post_hook(lambda own, _: own._share_parameters())
+        self.register_load_state_dict_post_hook(share_again)
 
     def _input_size(self, layer: int) -> int:
         return self.input_size if layer == 0 else self.hidden_size

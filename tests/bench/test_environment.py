@@ -65,13 +65,6 @@ def test_a_checkout_knows_its_commit_itself(monkeypatch):
     assert environment.commit() != "0123456789ab"
 
 
-@pytest.mark.parametrize(
-    ("number", "written"), [(91900, "9.19.0"), (90100, "9.1.0"), (8902, "8.9.2"), (None, "none")]
-)
-def test_cudnns_version_is_written_as_nvidia_does(number, written):
-    assert environment.cudnn_version(number) == written
-
-
 def test_a_run_began_when_its_command_did():
     early, late = wall_time(90), wall_time()
     first, second = (datetime.strptime(text, "%Y-%m-%d %H:%M:%S UTC") for text in (early, late))

@@ -3,6 +3,8 @@
 import pytest
 
 from bench.gate_driver import Refused, chosen, sort_cases
+from bench.gate_runner import Source
+from bench.worker_process import PROJECT
 
 IDS = [
     "lstm-L2/torch_nn/eager",
@@ -38,6 +40,25 @@ def plan(**cases: str) -> dict:
             for name, how in cases.items()
         ],
     }
+
+
+@pytest.mark.parametrize("side", ["base", "head"])
+def test_what_an_interpreter_runs_on_one_side_alone_cannot_be_compared(side):
+    plans = {"base": plan(kernel="runs"), "head": plan(kernel="runs")}
+    plans[side] = plan(kernel="interpreted")
+    paired, checked, (measurement,) = sort_cases(plans, [])
+    assert (paired, checked, measurement.kind) == ([], [], "invalid")
+    assert measurement.reason == f"an interpreter runs it in {side} alone"
+
+
+def test_a_side_without_a_package_of_its_own_has_nobody_elses(tmp_path):
+    for package in ("bench", "deeprnn"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    assert Source(tmp_path, tmp_path).lacks() == ["kernels"]
+    assert Source(PROJECT, tmp_path).lacks() == []
+    with pytest.raises(RuntimeError, match="processes would import"):
+        Source(tmp_path, tmp_path).check("cpu", 1)
 
 
 def test_every_case_of_either_side_has_its_place():

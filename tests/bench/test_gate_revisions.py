@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from bench import gate_revisions
+
 PROJECT = Path(__file__).resolve().parents[2]
 TEXT = "the time traveller for so it will be convenient to speak of him was expounding " * 30
 
@@ -181,6 +183,38 @@ def test_a_gate_that_cannot_run_leaves_no_earlier_verdict(project, tmp_path):
     words = ["revisions", "--base", "before", *options(project), "--only", "tensorflow"]
     gate(project, *words, "--output", str(tmp_path))
     assert not (tmp_path / "verdict.json").exists()
+
+
+@pytest.mark.parametrize("word", [["--threads", "-1"], ["--max-minutes", "abc"], ["--seed", "x"]])
+def test_nor_does_one_with_an_option_that_is_wrong(project, tmp_path, word):
+    (tmp_path / "verdict.json").write_text('{"verdict": "pass"}')
+    done = gate(project, "revisions", "--base", "before", *word, "--output", str(tmp_path))
+    assert done.returncode == 2
+    assert not (tmp_path / "verdict.json").exists()
+
+
+def test_help_removes_nothing(project, tmp_path):
+    (tmp_path / "verdict.json").write_text('{"verdict": "pass"}')
+    gate(project, "revisions", "--output", str(tmp_path), "--help")
+    assert (tmp_path / "verdict.json").exists()
+
+
+def test_a_hooks_variables_lead_to_no_other_index(project, tmp_path, monkeypatch):
+    """As git sets them for a hook: what they name would be read, and written into."""
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "index"))
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "no-repository"))
+    monkeypatch.setattr(gate_revisions, "PROJECT", project)
+    assert len(gate_revisions.resolve("--base", "before")["commit"]) == 40
+    with gate_revisions.worktrees(tmp_path, {"base": "before"}) as found:
+        assert (Path(found["base"]) / "deeprnn").is_dir()
+    assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize("revision", ["^before", "", "--all", "before..before"])
+def test_what_git_reads_as_more_or_less_than_a_commit_is_refused(project, monkeypatch, revision):
+    monkeypatch.setattr(gate_revisions, "PROJECT", project)
+    with pytest.raises(gate_revisions.GateError, match="is no commit here"):
+        gate_revisions.resolve("--base", revision)
 
 
 def test_exit_codes_are_in_the_help(project):

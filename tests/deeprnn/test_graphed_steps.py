@@ -1,5 +1,7 @@
 """The captured training step, on an emulated GPU: the same training, replayed."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -82,6 +84,27 @@ def test_what_a_graph_keeps_is_captured_anew_when_it_changes(what, gpu):
         reached.append(torch.cat([p.detach().flatten() for p in run.parameters]))
     assert torch.equal(*reached)
     assert [event for event, _ in gpu.events].count("capture") == 2
+
+
+def test_the_weights_that_were_put_back_are_no_part_of_what_a_step_takes(gpu, monkeypatch):
+    copies, alive = [], []
+    clone, reset = torch.Tensor.clone, torch.cuda.reset_peak_memory_stats
+
+    def watched(tensor, **options):
+        made = clone(tensor, **options)
+        copies.append(weakref.ref(made))
+        return made
+
+    def counting(device):
+        alive.append(sum(copy() is not None for copy in copies))
+        reset(device)
+
+    run = trainer("cuda_graph", "python_loop")
+    monkeypatch.setattr(torch.Tensor, "clone", watched)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", counting)
+    run.prepare()
+    assert len(copies) >= len(run.parameters)
+    assert alive == [0]
 
 
 def test_a_capture_changes_nothing_and_comes_after_all_that_compiles(gpu):

@@ -5,6 +5,7 @@ The other files here run on a GPU too, compiled instead of interpreted; this one
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -343,14 +344,17 @@ def test_compute_sanitizer_finds_nothing(tool):
     ]  # fmt: skip
     # Each tensor an allocation of its own: an access behind its end is seen.
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    process = subprocess.Popen(
+        words, cwd=Path(__file__).parents[2], env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
     try:
-        done = subprocess.run(
-            words, cwd=Path(__file__).parents[2], env=environment,
-            capture_output=True, text=True, check=False, timeout=SANITIZER_SECONDS,
-        )  # fmt: skip
+        out, errors = process.communicate(timeout=SANITIZER_SECONDS)
     except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # with its child, which holds the GPU
+        process.communicate()
         pytest.skip(f"compute-sanitizer had not decided after {SANITIZER_SECONDS} s")
-    said = done.stdout[-3000:] + done.stderr[-1000:]
+    said = out[-3000:] + errors[-1000:]
     if "Device not supported" in said:
         pytest.skip("compute-sanitizer does not support this device or this virtual machine")
-    assert done.returncode == 0, said
+    assert process.returncode == 0, said

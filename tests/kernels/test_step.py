@@ -209,6 +209,11 @@ def good_arguments(**changed):
         ({"cell": "mgu"}, ValueError, "one of rnn_tanh, rnn_relu, gru, lstm; got 'mgu'"),
         ({"input_precision": "tf16"}, ValueError, "got 'tf16'"),
         ({"cell": "lstm"}, ValueError, "pair"),
+        (
+            {"cell": "lstm", "state": (torch.zeros(2, 12), None)},
+            ValueError,
+            r"a pair \(h, c\) of tensors; got \(Tensor, NoneType\)",
+        ),
         ({"state": (torch.zeros(2, 16),) * 2}, ValueError, "is a tensor; got tuple"),
         ({"gates_x": torch.zeros(2, 48)}, ValueError, "gates_x must be"),
         ({"gates_x": torch.zeros(0, 2, 48)}, ValueError, "T, B, H >= 1"),

@@ -127,6 +127,73 @@ def test_outputs_and_every_gradient_are_torchs(name, cell, size):
     assert_same(ours, results(reference, x, states, torch.float64), BOUND)
 
 
+def layouts(module, column_major: bool) -> dict[str, Tensor]:
+    """The module's parameters, matrices with columns that lie side by side if asked for."""
+    return {
+        name: p.detach().t().contiguous().t() if column_major and p.dim() == 2 else p.detach()
+        for name, p in module.named_parameters()
+    }
+
+
+@pytest.mark.parametrize("size", [(3, 2, 1, 1, 2), (3, 2, 5, 4, 1)], ids=["one unit", "H 4"])
+@pytest.mark.parametrize("column_major", [False, True], ids=["rows", "columns"])
+@pytest.mark.parametrize(
+    ("name", "cell"), [p for p in BY_CELL if not is_slow(p.values[0])]
+)  # fmt: skip
+def test_a_call_changes_nothing_that_it_is_given(name, cell, column_major, size):
+    """Of a transposed matrix `contiguous` may be the matrix itself."""
+    torch.manual_seed(1)
+    module = build(name, cell, size)
+    module.load_state_dict(layouts(module, column_major), assign=True)
+    for parameter in module.parameters():
+        parameter.requires_grad_()
+    x, states = inputs(cell, size)
+    given = [x, *states, *module.parameters()]
+    before = [tensor.detach().clone() for tensor in given]
+    y, *finals = call(module, x.requires_grad_(), [s.requires_grad_() for s in states])
+    upstream = [torch.randn_like(tensor) for tensor in (y, *finals)]
+    kept = [tensor.clone() for tensor in upstream]
+    torch.autograd.backward([y, *finals], upstream)
+    with torch.no_grad():
+        call(module, x, states)
+    for now, was in zip([*given, *upstream], [*before, *kept], strict=True):
+        assert torch.equal(now.detach(), was)
+    reference = torch_module(cell, *size[2:])
+    reference.load_state_dict(module.state_dict())
+    expected = results(reference, x.detach(), [s.detach() for s in states], torch.float64)
+    found = results(module, x.detach(), [s.detach() for s in states], torch.float32)
+    assert_same(found, expected, BOUND)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not is_slow(name)])
+@pytest.mark.parametrize("how", ["call", "assignment", "weight norm"])
+def test_other_parameters_are_used_when_they_are_put_in_their_place(name, how):
+    """As `torch.nn` does, for tensors that are no parameters as well."""
+    module, other = (build(name, "gru", FEW) for _ in range(2))
+    x, states = inputs("gru", FEW)
+    first = call(module, x, states)
+    wanted = call(other, x, states)
+    if how == "call":
+        tensors = {n: p.detach().clone() for n, p in other.named_parameters()}
+        found, _ = torch.func.functional_call(module, tensors, (x, states[0]))
+    elif how == "assignment":
+        for key, parameter in other.named_parameters():
+            setattr(module, key, nn.Parameter(parameter.detach().clone()))
+        found = call(module, x, states)[0]
+    else:
+        if name == "torchscript":
+            pytest.skip("a script has parameters, no properties")
+        for key in dict(other.named_parameters()):
+            nn.utils.parametrize.register_parametrization(module, key, nn.Identity())
+        module.load_state_dict(
+            {f"parametrizations.{n}.original": p for n, p in other.state_dict().items()}
+        )
+        found = call(module, x, states)[0]
+    torch.testing.assert_close(found, wanted[0])
+    if how == "call":
+        torch.testing.assert_close(call(module, x, states), first)  # only for that call
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_assigned_parameters_are_those_that_are_used_and_trained(name):
     module, other = (build(name, "gru", FEW) for _ in range(2))
