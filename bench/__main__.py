@@ -64,8 +64,10 @@ def common(
 
 
 app.command("list")(list_cases)
-app.command(epilog=RUN_EPILOG)(run)
-app.command(epilog=CHAPTER_EPILOG)(chapter)
+app.command(epilog=RUN_EPILOG, short_help="Train every case of a profile; write the report.")(run)
+app.command(epilog=CHAPTER_EPILOG, short_help="The chapter's published runs and exercises.")(
+    chapter
+)
 
 
 @app.command()
@@ -99,7 +101,7 @@ def doctor() -> None:
 
 
 app.add_typer(gate, name="gate")
-app.command()(noise)
+app.command(short_help="How small an effect can this machine resolve?")(noise)
 app.command()(kernels)
 
 

@@ -83,7 +83,7 @@ def compare(
         raise ValueError(
             f"--only {error.pattern!r} matches none of the {len(ids)} cases of both"
         ) from None
-    problems = refusals(baseline.plan, current.plan)
+    problems = refusals(baseline.plan, current.plan) + _other_parts(baseline, current)
     judged: list[CaseVerdict] = []
     compared = 0
     if not problems:
@@ -140,6 +140,39 @@ def refusals(baseline: Mapping[str, Any], current: Mapping[str, Any]) -> list[st
     return found
 
 
+PARTS = {
+    "processor": ("Machine", "Processor"),
+    "number of cores": ("Machine", "Cores"),
+    "GPU": ("GPU", "Name"),
+    "number of multiprocessors": ("GPU", "Multiprocessors"),
+    "amount of GPU memory (GiB)": ("GPU", "Memory (GiB)"),
+}
+"""What makes a machine another one, though it has the same name: a server's is that of its GPU."""
+
+SETTINGS = {
+    "the GPU's driver": ("GPU", "Driver"),
+    "the system": ("Machine", "System"),
+    "the frequency governor": ("Machine", "Frequency governor"),
+    "the set of vector instructions": ("Threads", "Vector instructions"),
+}
+"""What may change on a machine, and is said where it did."""
+
+
+def _told(report: Report, place: tuple[str, str]) -> Any:
+    section, name = place
+    return (report.environment.get(section) or {}).get(name)
+
+
+def _other_parts(baseline: Report, current: Report) -> list[str]:
+    """Parts that the two machines do not have in common, of those that both reports tell."""
+    found = []
+    for what, place in PARTS.items():
+        there, here = _told(baseline, place), _told(current, place)
+        if there is not None and here is not None and there != here:
+            found.append(f"another {what}: {there} in the baseline, {here} now")
+    return found
+
+
 def _brief(value: Any) -> str:
     text = str(value)
     return text[:12] + "…" if len(text) == 64 else text  # a hash
@@ -167,6 +200,10 @@ def _notes(baseline: Report, current: Report, ids: set[str]) -> list[str]:
         there, here = (section.get(name, "none") for section in sections)
         if there != here:
             found.append(f"{name} differs: {there} in the baseline, {here} now")
+    for what, place in SETTINGS.items():
+        there, here = _told(baseline, place), _told(current, place)
+        if there is not None and here is not None and there != here:
+            found.append(f"{what} differs: {there} in the baseline, {here} now")
     if baseline.plan.get("seed") != current.plan.get("seed"):
         found.append("perplexities are not compared: the seeds differ")
     for workload in current.workloads:

@@ -212,7 +212,7 @@ def revisions(
     raise typer.Exit(code)
 
 
-@gate.command()
+@gate.command(short_help="Show, or remove, kept virtual environments.")
 def environments(
     is_removing: Annotated[
         bool, typer.Option("--remove", help="Remove all that no running gate uses.")

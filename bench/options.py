@@ -80,7 +80,7 @@ ThreadsOption = Annotated[
     typer.Option(
         "--threads",
         callback=within(0, usable_processors(), "the processors that may be used here"),
-        help="Of each worker; 0: one a physical core.",
+        help="Threads of each worker; 0: one for each physical core.",
     ),
 ]
 ResumeOption = Annotated[

@@ -50,7 +50,8 @@ EpochsOption = Annotated[
     typer.Option(
         "--epochs",
         callback=within(0),
-        help="Of each --workload, the first of them to warm up; 0: 10 on a CPU, 41 with CUDA.",
+        help="Epochs of each --workload; the first warms up and is not timed; "
+        "0: 10 on a CPU, 41 with CUDA.",
     ),
 ]
 LearningRateOption = Annotated[

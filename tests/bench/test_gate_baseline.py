@@ -327,6 +327,35 @@ def test_other_versions_are_said(stored, current):
     assert "torch differs: 2.11.0 in the baseline, 9.9 now" in notes
 
 
+def change_environment(directory: Path, section: str, **changes) -> None:
+    environment = json.loads((directory / "environment.json").read_text("utf-8"))
+    environment[section] = (environment.get(section) or {}) | changes
+    write_json(directory / "environment.json", environment)
+
+
+def test_a_machine_of_the_same_name_with_other_parts_is_refused(stored, current, tmp_path):
+    before = tmp_path / "before"
+    shutil.copytree(stored, before)
+    change_environment(before, "GPU", Multiprocessors=132)
+    change_environment(current, "Machine", Processor="another one")
+    change_environment(current, "GPU", Multiprocessors=66)
+    verdict = compare(load(before), load(current))
+    assert verdict.exit_code == 5
+    problems = "\n".join(verdict.problems)
+    assert "another processor: " in problems
+    assert "another number of multiprocessors: 132 in the baseline, 66 now" in problems
+
+
+def test_another_driver_is_said(stored, current, tmp_path):
+    before = tmp_path / "before"
+    shutil.copytree(stored, before)
+    for directory, driver in ((before, "580.1"), (current, "999.0")):
+        change_environment(directory, "GPU", Driver=driver)
+    verdict = compare(load(before), load(current))
+    assert "the GPU's driver differs: 580.1 in the baseline, 999.0 now" in verdict.notes
+    assert verdict.exit_code == 0
+
+
 def test_the_command_writes_and_answers(stored, current, tmp_path):
     runner, output = CliRunner(), tmp_path / "out"
     words = ["baseline", str(stored), str(current), "--output", str(output)]

@@ -1,5 +1,6 @@
 """In which order the sides of a pair are measured, and where. The sides here are made up."""
 
+import contextlib
 import os
 
 import pytest
@@ -9,6 +10,7 @@ from bench.gate_runner import (
     COMPARED_EPOCHS,
     PairedCase,
     PairRunner,
+    SideFailed,
     _summary,
     shared_processors,
 )
@@ -79,3 +81,28 @@ def test_perplexities_are_compared_where_rounding_has_not_led_networks_apart():
     assert side.train_perplexity == 100.0 - COMPARED_EPOCHS
     assert side.rounds == COMPARED_EPOCHS + 20
     assert _summary([early], {}).train_perplexity == 100.0 - (COMPARED_EPOCHS - 10)
+
+
+class Idle:
+    def pin(self, processors) -> None:
+        pass
+
+
+def test_sides_that_count_other_tokens_have_no_speeds_to_compare(monkeypatch):
+    runner = PairRunner({}, {"seed": 0, "threads": 1}, "", None, 0.0, print)
+    case = PairedCase(Measurement("w/i/eager"), {}, "i", "eager", 1, 0)
+    of_head = [100]
+
+    def turns(workers, order, case):
+        for side in order:
+            tokens = of_head[0] if side == "head" else 100
+            yield side, [{"tokens": tokens, "seconds": 1.0, "train_perplexity": 2.0, "mark": ""}]
+
+    idle = contextlib.nullcontext({side: Idle() for side in turn_order(0)})
+    monkeypatch.setattr(runner, "_workers", lambda *arguments: idle)
+    monkeypatch.setattr(runner, "_ask", lambda *arguments: {})
+    monkeypatch.setattr(runner, "_there_and_back", turns)
+    assert runner._pair(case, 0).head.tokens_per_second == pytest.approx(100.0)
+    of_head[0] = 200
+    with pytest.raises(SideFailed, match="head counts other tokens in the same epochs than base"):
+        runner._pair(case, 0)

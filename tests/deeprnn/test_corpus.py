@@ -247,6 +247,12 @@ def test_a_directory_where_the_given_file_should_be_is_an_error(tmp_path, monkey
     assert "is not the expected text" in refusal("timemachine")
 
 
+def test_a_link_to_nothing_where_the_given_file_should_be_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "timemachine.txt").symlink_to(tmp_path / "gone")
+    monkeypatch.setenv(CORPUS_DIR_VARIABLE, str(tmp_path))
+    assert "is not the expected text" in refusal("timemachine")
+
+
 @pytest.mark.parametrize("name", ["missing", "file"])
 def test_a_given_directory_that_is_none_is_an_error(tmp_path, monkeypatch, good_server, name):
     (tmp_path / "file").write_text("no directory")
@@ -615,7 +621,9 @@ def test_a_directory_is_no_text(tmp_path):
     assert "is not a regular file" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("source", ["time machine", "no/such/file.txt", "", "a\0b", "a\nb"])
+@pytest.mark.parametrize(
+    "source", ["time machine", "no/such/file.txt", "", "a\0b", "a\nb", "~nobody-here/x.txt"]
+)
 def test_neither_a_name_nor_a_file_is_refused_with_both_named(source, server, pip):
     message = refusal(source)
     assert repr(source) in message
