@@ -249,7 +249,13 @@ def _versions(python: str, is_separate: bool) -> dict[str, str]:
         "print(json.dumps({n: version(n) for n in sys.argv[1:]}))"
     )
     command = [python, *(["-I"] if is_separate else []), "-c", code, *NAMED]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:  # a link to a Python that is gone
+        raise EnvironmentFailed(
+            f"{python} does not run: {error.strerror}; remove what is kept with "
+            "`python -m bench gate environments --remove`"
+        ) from None
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise EnvironmentFailed(f"{python} does not run: {last}")
@@ -264,7 +270,11 @@ def kept() -> list[tuple[Path, int, list[str]]]:
     found = []
     for complete in sorted(directory().glob(f"*/{_COMPLETE}")):
         size = sum(p.lstat().st_size for p in complete.parent.rglob("*") if not p.is_symlink())
-        found.append((complete.parent, size, json.loads(complete.read_text("utf-8"))))
+        try:
+            asked = list(json.loads(complete.read_text("utf-8")))
+        except (ValueError, TypeError):  # torn; what is wrong here must not keep it from being removed
+            asked = ["what was asked for cannot be read"]
+        found.append((complete.parent, size, asked))
     return found
 
 

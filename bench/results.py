@@ -343,7 +343,7 @@ def read_json(path: Path) -> Any:
             f"{path} cannot be read ({error.strerror}): give a directory that "
             "`python -m bench run` wrote"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ResultsError(f"{path} is damaged: {error}; {RERUN}") from None
 
 

@@ -152,6 +152,8 @@ def load_plan(path: Path) -> dict[str, Any]:
     for case in plan["cases"]:
         if case["workload"] not in workloads:
             raise _damaged(path, f"{case['case_id']} has no workload")
+        if case["case_id"].count("/") != 2:
+            raise _damaged(path, f"{case['case_id']} is no workload/implementation/execution")
         if case["case_id"] in ids:
             raise _damaged(path, f"{case['case_id']} stands there twice")
         ids.add(case["case_id"])

@@ -157,9 +157,9 @@ def check_smoke():
 
 @pytest.fixture
 def smoke(tmp_path, check_smoke):
-    """smoke(**changes): a directory as a good run leaves it, but for ``changes`` to one row."""
+    """smoke(of, **changes): a directory as a good run leaves it, but for ``changes`` to one row."""
 
-    def write(**changes) -> list[str]:
+    def write(of: str = "torch_compile_step", **changes) -> list[str]:
         rows = [
             {
                 "case_id": f"{cell}/{name}",
@@ -175,7 +175,7 @@ def smoke(tmp_path, check_smoke):
             for name in implementations.names()
         ]
         planned = [{"case_id": r["case_id"], "interpreted": r["interpreted"]} for r in rows]
-        rows[0] |= changes
+        next(row for row in rows if row["implementation"] == of).update(changes)
         for name in check_smoke.FILES:
             (tmp_path / name).touch()
         write_json(tmp_path / "plan.json", {"cases": planned})
@@ -209,6 +209,11 @@ def test_a_good_smoke_run_passes(smoke):
 )
 def test_a_bad_smoke_run_is_named(smoke, changes, problem):
     assert any(problem in line for line in smoke(**changes))
+
+
+def test_what_runs_everywhere_may_not_be_unsupported(smoke):
+    found = smoke("torch_nn", status="unsupported", reason="no PyTorch")
+    assert found == ["rnn_tanh/torch_nn: unsupported, which it is nowhere: no PyTorch"]
 
 
 def test_a_smoke_run_without_its_report_is_named(smoke, check_smoke, tmp_path):

@@ -125,6 +125,8 @@ def test_another_wish_is_built_once_with_nothing_of_the_callers(offline, monkeyp
     assert "only_in_head==1.0" in asked
     assert gate_environment.remove() == [home]  # a running gate's: this one's
     assert gate_environment.kept()
+    (home / "complete.json").write_text("[torn", "utf-8")
+    assert gate_environment.kept()[0][2] == ["what was asked for cannot be read"]
     while gate_environment.in_use:
         gate_environment.in_use.pop().close()
     half = home.with_name("half")  # of a gate that was killed
@@ -132,6 +134,12 @@ def test_another_wish_is_built_once_with_nothing_of_the_callers(offline, monkeyp
     assert gate_environment.remove() == []
     assert gate_environment.kept() == []
     assert not half.exists()
+
+
+def test_a_python_that_is_gone_is_one_line(tmp_path):
+    (tmp_path / "python").symlink_to(tmp_path / "gone")
+    with pytest.raises(gate_environment.EnvironmentFailed, match=r"does not run: No such file"):
+        gate_environment._versions(str(tmp_path / "python"), is_separate=True)
 
 
 # A whole gate

@@ -121,6 +121,10 @@ LAST = "lstm-L2-H256-B32-T35-fp32/triton_step/eager"
         (plan_without("workloads"), "workloads is missing"),
         (change_json("plan.json", "workloads", to=[]), "manual_gradient/eager has no workload"),
         (change_json("plan.json", "cases", 1, "case_id", to=LAST), f"{LAST} stands there twice"),
+        (
+            change_json("plan.json", "cases", 1, "case_id", to="lstm"),
+            "lstm is no workload/implementation/execution",
+        ),
         (change_json("plan.json", "seed", to="0"), "seed is not of type int"),
         (change_json("plan.json", "threads", to=True), "threads is not of type int"),
         (change_json("plan.json", "commit", to=None), "commit is not of type str"),
