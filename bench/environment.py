@@ -127,7 +127,7 @@ def describe(device: str, threads: int) -> dict[str, dict[str, Any]]:
     """Sections of facts for ``environment.json``. Imports torch."""
     import torch
 
-    from deeprnn.implementations.torch_nn import dotted
+    from deeprnn.cudnn_algorithm import dotted
 
     frequency = psutil.cpu_freq()
     sections: dict[str, dict[str, Any]] = {

@@ -98,3 +98,11 @@ def _is_small(cell: str, H: int, gpu: Gpu, forward: bool) -> bool:
     of_rnn, of_others = (384, 192) if forward else (256, 128)
     widest = of_rnn if cell.startswith("rnn") else of_others
     return widest >= H
+
+
+def dotted(version: int | None) -> str:
+    """cuDNN's version number 91002 as 9.10.2."""
+    if version is None:
+        return "of unknown version"
+    major, rest = divmod(version, 10000) if version >= 90000 else divmod(version, 1000)
+    return f"{major}.{rest // 100}.{rest % 100}"

@@ -13,7 +13,7 @@ from torch.backends.cudnn.rnn import get_cudnn_mode
 from torch.func import functional_call
 
 from deeprnn.cells import State
-from deeprnn.cudnn_algorithm import Gpu, algorithms
+from deeprnn.cudnn_algorithm import Gpu, algorithms, dotted
 from deeprnn.stack import DeepRNN, graph_node_names
 
 MODULES: dict[str, Callable[..., nn.RNNBase]] = {
@@ -194,11 +194,3 @@ def is_in_one_piece(module: nn.RNNBase) -> bool:
 def cudnn_version() -> str:
     """cuDNN with its version."""
     return f"cuDNN {dotted(torch.backends.cudnn.version())}"
-
-
-def dotted(version: int | None) -> str:
-    """cuDNN's version number 91002 as 9.10.2."""
-    if version is None:
-        return "of unknown version"
-    major, rest = divmod(version, 10000) if version >= 90000 else divmod(version, 1000)
-    return f"{major}.{rest // 100}.{rest % 100}"
