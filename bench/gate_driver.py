@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -222,13 +225,26 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _end_with(parent: int) -> None:
+    """Stop as by Ctrl-C once the gate that started this is gone: killed, it can pass nothing on."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main() -> int:
+    parent = os.getppid()
     request = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     if (PROJECT / "deeprnn").exists():
         raise RuntimeError(f"{PROJECT} is not a frozen copy of the measuring code alone")
     scratch = Path(sys.argv[1]).parent
     terminal.open_streams()
     terminal.stop_like_ctrl_c()
+    _end_with(parent)
     try:
         return (noise if request["kind"] == "noise" else gate)(request, scratch)
     except Refused as refused:
@@ -236,6 +252,9 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         what = "nothing was measured" if request["kind"] == "noise" else "there is no verdict"
+        if os.getppid() != parent:
+            shutil.rmtree(scratch, ignore_errors=True)  # nobody else is left to do it
+            return 130
         print(f"bench: stopped; {what}", file=sys.stderr)
         return 130
 

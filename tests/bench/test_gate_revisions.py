@@ -141,6 +141,27 @@ def test_a_stopped_gate_ends_at_once_and_leaves_nothing(project, tmp_path, how):
     assert git(project, "worktree", "list").count("\n") == 0
 
 
+def test_a_killed_gate_does_not_go_on_measuring(project, tmp_path):
+    """It can pass nothing on; what it started notices, and leaves a worktree's entry alone."""
+    words = ["revisions", "--base", "before", "--head", "after", *options(project)]
+    words += ["--only", "rnn_tanh-*/planted_slows/*", "--output", str(tmp_path / "out")]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "bench", "gate", *words],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(project), "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert "case to pair" in run.stdout.readline()
+    run.kill()
+    run.communicate(timeout=60)  # the driver has the pipe, too: this ends when it does
+    assert not (tmp_path / "out" / "verdict.json").exists()
+    assert not list(tmp_path.glob("deeprnn-*"))
+    git(project, "worktree", "prune")  # as git does by itself, later
+    assert git(project, "worktree", "list").count("\n") == 0
+
+
 BAD_INPUT = {
     "no such commit": (["revisions", "--base", "nowhere"], "--base 'nowhere' is no commit here"),
     "no effect": (
