@@ -161,7 +161,8 @@ def describe(device: str, threads: int) -> dict[str, dict[str, Any]]:
             "Driver": driver_version() or "not told",
         }
         sections["Versions"]["CUDA"] = torch.version.cuda or torch.version.hip or "none"
-        sections["Versions"]["cuDNN"] = dotted(torch.backends.cudnn.version())
+        cudnn = torch.backends.cudnn.version()
+        sections["Versions"]["cuDNN"] = dotted(cudnn) if cudnn else "none"
     return sections
 
 
@@ -226,9 +227,14 @@ def _first_line(command: list[str]) -> str:
 def without_git() -> dict[str, str]:
     """This process's variables without git's own, by which a hook names another repository.
 
-    They come before ``-C``: with them git would tell of, and write into, what they name.
+    They come before ``-C``: with them git would tell of, and write into, what they name. Settings
+    stay: a runner's say that this checkout may be trusted.
     """
-    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GIT_") or name.startswith("GIT_CONFIG")
+    }
 
 
 def _output(command: list[str]) -> str:

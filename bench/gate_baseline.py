@@ -27,6 +27,7 @@ from bench.gate import (
     conclude,
     worst,
 )
+from bench.gate_comparable import notes, refusals
 from bench.gate_decision import BETTER, ERROR, SAME, WORSE, classify
 from bench.ranking import TORCH_NN, Case, Report
 from bench.ranking import Workload as RankedWorkload
@@ -83,7 +84,7 @@ def compare(
         raise ValueError(
             f"--only {error.pattern!r} matches none of the {len(ids)} cases of both"
         ) from None
-    problems = refusals(baseline.plan, current.plan) + _other_parts(baseline, current)
+    problems = refusals(baseline, current)
     judged: list[CaseVerdict] = []
     compared = 0
     if not problems:
@@ -119,63 +120,8 @@ def compare(
             "only": list(only),
         },
         problems,
-        [] if problems else _notes(baseline, current, set(ids)),
+        [] if problems else notes(baseline, current, set(ids)),
     )
-
-
-def refusals(baseline: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """Why two plans cannot be compared at all, one line each."""
-    pairs = {
-        "machine": (baseline.get("machine"), current.get("machine")),
-        "device": (baseline.get("device"), current.get("device")),
-        "number of threads": (baseline.get("threads"), current.get("threads")),
-        "text": tuple((plan.get("corpus") or {}).get("sha256") for plan in (baseline, current)),
-    }
-    found = []
-    for what, (there, here) in pairs.items():
-        if there is None or here is None:
-            found.append(f"a report does not say its {what}; run the suite again")
-        elif there != here:
-            found.append(f"another {what}: {_brief(there)} in the baseline, {_brief(here)} now")
-    return found
-
-
-PARTS = {
-    "processor": ("Machine", "Processor"),
-    "number of cores": ("Machine", "Cores"),
-    "GPU": ("GPU", "Name"),
-    "number of multiprocessors": ("GPU", "Multiprocessors"),
-    "amount of GPU memory (GiB)": ("GPU", "Memory (GiB)"),
-}
-"""What makes a machine another one, though it has the same name: a server's is that of its GPU."""
-
-SETTINGS = {
-    "the GPU's driver": ("GPU", "Driver"),
-    "the system": ("Machine", "System"),
-    "the frequency governor": ("Machine", "Frequency governor"),
-    "the set of vector instructions": ("Threads", "Vector instructions"),
-}
-"""What may change on a machine, and is said where it did."""
-
-
-def _told(report: Report, place: tuple[str, str]) -> Any:
-    section, name = place
-    return (report.environment.get(section) or {}).get(name)
-
-
-def _other_parts(baseline: Report, current: Report) -> list[str]:
-    """Parts that the two machines do not have in common, of those that both reports tell."""
-    found = []
-    for what, place in PARTS.items():
-        there, here = _told(baseline, place), _told(current, place)
-        if there is not None and here is not None and there != here:
-            found.append(f"another {what}: {there} in the baseline, {here} now")
-    return found
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text[:12] + "…" if len(text) == 64 else text  # a hash
 
 
 def _cases(report: Report) -> dict[str, Found]:
@@ -190,32 +136,6 @@ def _side(report: Report) -> dict[str, Any]:
         "machine": str(plan.get("machine") or "unknown"),
         "device": str(plan.get("device") or "unknown"),
     }
-
-
-def _notes(baseline: Report, current: Report, ids: set[str]) -> list[str]:
-    """What else differs, and how the reference's own speed did, of the cases ``ids``."""
-    found = []
-    sections = [report.environment.get("Versions") or {} for report in (baseline, current)]
-    for name in sorted({*sections[0], *sections[1]}):
-        there, here = (section.get(name, "none") for section in sections)
-        if there != here:
-            found.append(f"{name} differs: {there} in the baseline, {here} now")
-    for what, place in SETTINGS.items():
-        there, here = _told(baseline, place), _told(current, place)
-        if there is not None and here is not None and there != here:
-            found.append(f"{what} differs: {there} in the baseline, {here} now")
-    if baseline.plan.get("seed") != current.plan.get("seed"):
-        found.append("perplexities are not compared: the seeds differ")
-    for workload in current.workloads:
-        for case in (case for case in workload.ranked if case.case_id in ids):
-            old = next((c for c in baseline.cases if c.case_id == case.case_id), None)
-            if case.implementation == TORCH_NN and old and old["tokens_per_second"]:
-                there, here = old["tokens_per_second"], case["tokens_per_second"]
-                found.append(
-                    f"for information: {case.case_id} ran at {there:,.0f} tokens/s in the "
-                    f"baseline, {here:,.0f} now ({100 * (here / there - 1):+.1f} %)"
-                )
-    return found
 
 
 def _both_ok(baseline: Found, current: Found) -> bool:

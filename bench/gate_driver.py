@@ -22,7 +22,8 @@ from bench import gate_verdict, terminal
 from bench.gate import Thresholds, Verdict, conclude, judge_pairs
 from bench.gate_decision import AMBIGUOUS, ERROR, LOOKS
 from bench.gate_pairs import SIDES, Measurement
-from bench.gate_runner import PairedCase, PairRunner, Source
+from bench.gate_runner import PairedCase, PairRunner
+from bench.gate_source import Source
 from bench.selection import MatchesNothing, choose
 from bench.wording import counted
 from bench.worker_process import PROJECT

@@ -272,10 +272,8 @@ def kept() -> list[tuple[Path, int, list[str]]]:
         size = sum(p.lstat().st_size for p in complete.parent.rglob("*") if not p.is_symlink())
         try:
             asked = list(json.loads(complete.read_text("utf-8")))
-        except (
-            ValueError,
-            TypeError,
-        ):  # torn; what is wrong here must not keep it from being removed
+        except (ValueError, TypeError):
+            # Torn: what is wrong here must not keep it from being removed.
             asked = ["what was asked for cannot be read"]
         found.append((complete.parent, size, asked))
     return found

@@ -8,11 +8,8 @@ The measuring code is the package that this module lies in, for every side; what
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +19,8 @@ from typing import Any
 
 from bench.gate import CaseVerdict
 from bench.gate_pairs import SIDES, Measurement, Pair, Side, combine, turn_order
-from bench.worker_process import PROJECT, WorkerEnded, WorkerProcess, worker_environment
+from bench.gate_source import Source
+from bench.worker_process import WorkerEnded, WorkerProcess
 
 TURN_SECONDS = 0.25
 MOST_EPOCHS_A_TURN = 25
@@ -46,15 +44,6 @@ their text by heart go ways of their own. A fast machine gets that far in one pa
 
 _NEVER = 10**9  # epochs: no validation within a pair
 
-_WHERE = (
-    "import importlib.util as u; "
-    "names = ('bench', 'deeprnn', 'kernels'); "
-    "print(*(u.find_spec(n).submodule_search_locations[0] for n in names), sep='|')"
-)
-
-OWN_PACKAGES = ("deeprnn", "kernels")
-"""What a side has of its own; ``bench`` is this one's for both."""
-
 
 def shared_processors(pair: int, threads: int) -> set[int]:
     """On which processors pair number ``pair`` is measured, all sides on the same.
@@ -71,66 +60,6 @@ def shared_processors(pair: int, threads: int) -> set[int]:
 
 class SideFailed(Exception):
     """A process of a pair came to another end than figures; the message is one line."""
-
-
-ANSWER_SECONDS = 300.0
-"""What a planner may take; it may have to fetch the text first."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A directory with ``deeprnn`` and ``kernels``, and where its compilers keep their caches.
-
-    ``python`` runs them; None is this process's own, with the packages that this process sees.
-    """
-
-    directory: Path
-    cache: Path
-    python: str | None = None
-
-    def _run(
-        self, words: Sequence[str], device: str, threads: int, said: str = ""
-    ) -> subprocess.CompletedProcess[str]:
-        command = [self.python or sys.executable, *words]
-        environment = worker_environment(
-            device, threads, source=self.directory, has_own_packages=self.python is not None
-        )
-        try:
-            return subprocess.run(
-                command,
-                input=said,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=ANSWER_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            why = f"no answer within {ANSWER_SECONDS:.0f} s"
-            return subprocess.CompletedProcess(command, 1, "", why)
-
-    def check(self, device: str, threads: int) -> None:
-        """Raises ``RuntimeError`` if child processes would import anything else."""
-        done = self._run(["-c", _WHERE], device, threads)
-        expected = [str(PROJECT / "bench"), *(str(self.directory / n) for n in OWN_PACKAGES)]
-        if done.stdout.strip().split("|") != expected:
-            raise RuntimeError(
-                f"processes would import {done.stdout.strip() or done.stderr.strip()}, "
-                f"not {' and '.join(expected)}"
-            )
-
-    def lacks(self) -> list[str]:
-        """Packages that are not here: somebody else's of that name would be imported."""
-        return [n for n in OWN_PACKAGES if not (self.directory / n / "__init__.py").is_file()]
-
-    def plan(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """What the planner answers here; ``{"broken": …}`` where it fails to run at all."""
-        words, threads = ["-m", "bench.planner"], request["threads"] or 1
-        done = self._run(words, request["device"], threads, json.dumps(request) + "\n")
-        if done.returncode != 0 or not done.stdout:
-            words = done.stderr.strip().splitlines() or ["no message"]
-            return {"broken": words[-1].strip()}
-        return dict(json.loads(done.stdout))
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.gate_driver import Refused, chosen, sort_cases
-from bench.gate_runner import Source
+from bench.gate_source import Source
 from bench.worker_process import PROJECT
 
 IDS = [

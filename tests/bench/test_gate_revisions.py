@@ -117,19 +117,25 @@ def test_each_change_is_called_what_it_is(project, tmp_path):
     assert git(project, "status", "--porcelain") == ""
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_gate_ends_at_once_and_leaves_nothing(project, tmp_path, how):
+def measuring(project: Path, scratch: Path) -> subprocess.Popen[str]:
+    """A gate that has begun, with its temporary files below ``scratch`` and its verdict in out."""
     words = ["revisions", "--base", "before", "--head", "after", *options(project)]
-    words += ["--only", "rnn_tanh-*/planted_slows/*", "--output", str(tmp_path / "out")]
+    words += ["--only", "rnn_tanh-*/planted_slows/*", "--output", str(scratch / "out")]
     run = subprocess.Popen(
         [sys.executable, "-m", "bench", "gate", *words],
         cwd=project,
-        env={**os.environ, "PYTHONPATH": str(project), "TMPDIR": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": str(project), "TMPDIR": str(scratch)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
     assert "case to pair" in run.stdout.readline()
+    return run
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_gate_ends_at_once_and_leaves_nothing(project, tmp_path, how):
+    run = measuring(project, tmp_path)
     run.send_signal(how)
     stopped = time.monotonic()
     printed = run.communicate(timeout=60)[0]
@@ -143,17 +149,7 @@ def test_a_stopped_gate_ends_at_once_and_leaves_nothing(project, tmp_path, how):
 
 def test_a_killed_gate_does_not_go_on_measuring(project, tmp_path):
     """It can pass nothing on; what it started notices, and leaves a worktree's entry alone."""
-    words = ["revisions", "--base", "before", "--head", "after", *options(project)]
-    words += ["--only", "rnn_tanh-*/planted_slows/*", "--output", str(tmp_path / "out")]
-    run = subprocess.Popen(
-        [sys.executable, "-m", "bench", "gate", *words],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(project), "TMPDIR": str(tmp_path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert "case to pair" in run.stdout.readline()
+    run = measuring(project, tmp_path)
     run.kill()
     run.communicate(timeout=60)  # the driver has the pipe, too: this ends when it does
     assert not (tmp_path / "out" / "verdict.json").exists()
