@@ -72,11 +72,21 @@ def log_ratios(
     return head + effects[:, None] - base, control - base
 
 
+def resembling(pairs: np.ndarray, share: float) -> np.ndarray:
+    """The same scatter, but each pair's difference keeps a share of the one before."""
+    kept = pairs.copy()
+    for pair in range(1, PAIRS):
+        kept[..., pair] = share * kept[..., pair - 1] + math.sqrt(1 - share**2) * pairs[..., pair]
+    return kept
+
+
 def run_gates(
-    kind: str, effects: np.ndarray, gates: int = GATES, seed: int = 0
+    kind: str, effects: np.ndarray, gates: int = GATES, seed: int = 0, share: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """The final word on every case, and whether its gate is unreliable."""
-    head, control = log_ratios(kind, effects, gates, np.random.default_rng(seed))
+    head, control = log_ratios(kind, 0 * effects, gates, np.random.default_rng(seed))
+    head = resembling(head, share) + effects[:, None]
+    control = resembling(control, share)
     words = np.full(head.shape[:2], AMBIGUOUS, dtype="<U9")
     unreliable = np.zeros(gates, dtype=bool)
     for look, pairs in enumerate(LOOKS):
@@ -115,6 +125,16 @@ def test_the_gate_keeps_its_promises(kind):
     assert found["5 % found"] >= 0.95, found
     assert found["at threshold fails"] <= 0.05, found
     assert found["unreliable"] <= 0.01, found
+
+
+def test_where_pairs_resemble_one_another_only_the_edge_moves():
+    """Intervals take pairs as independent: bench/GATE.md says what that costs."""
+    failed = []
+    for effect, seed in ((0.0, 1), (THRESHOLD, 3)):
+        words, unreliable = run_gates("steady", np.full(CASES, effect), GATES, seed, share=0.3)
+        failed.append(float(((words == WORSE).any(axis=-1) & ~unreliable).mean()))
+    assert failed[0] <= 0.01, failed
+    assert 0.05 < failed[1] < 0.2, failed
 
 
 if __name__ == "__main__":
